@@ -1,0 +1,6 @@
+"""``python -m llmasos``: the same as the ``llmasos`` command."""
+
+from llmasos.cli.main import main
+
+if __name__ == "__main__":
+    main()

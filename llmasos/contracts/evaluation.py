@@ -1,0 +1,168 @@
+"""Tasks, requests, metrics, evaluators and the record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from llmasos.contracts.base import Contribution
+
+if TYPE_CHECKING:
+    from llmasos.contracts.model import CausalLM, ResolvedModel
+    from llmasos.contracts.tokenizer import Tokenizer
+
+RequestKind = Literal["loglikelihood", "loglikelihood_rolling", "generate_until"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question to a model. ``key`` = (task, document number, request number within the document).
+
+    loglikelihood: ``continuation`` given ``context``. loglikelihood_rolling: ``context`` is the whole text, continuation
+    empty. generate_until: ``context`` is the prompt and ``options`` the generation settings.
+    """
+
+    kind: RequestKind
+    key: tuple[str, int, int]
+    context: str
+    continuation: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The answer to a request.
+
+    ``logprob`` in nats and ``is_greedy`` for likelihoods, ``text`` for generations. ``tokens`` counts the scored or
+    generated tokens; ``truncated`` counts tokens of context that did not fit the model and were left out;
+    ``token_ids`` are the ids given to the model, for the prompt digest.
+    """
+
+    key: tuple[str, int, int]
+    logprob: float | None = None
+    is_greedy: bool | None = None
+    text: str | None = None
+    tokens: int = 0
+    truncated: int = 0
+    token_ids: tuple[int, ...] = ()
+
+
+class Scorer(Protocol):
+    """Turns requests into responses. The seam for faster engines: the same requests give the same responses."""
+
+    #: Short name for the record, for example ``reference``.
+    name: str
+
+    def score(self, requests: Sequence[Request]) -> Iterator[Response]:
+        """Responses in any order, each as soon as it is known, exactly one a request."""
+
+
+class Metric(Protocol):
+    """Factory object of a MetricDef."""
+
+    #: Version string of what is computed, as sacrebleu's signatures are, for example ``acc_norm|norm:chars|tie:first|v:1``.
+    signature: str
+
+    def aggregate(self, items: Sequence[Any]) -> float:
+        """The value over all documents."""
+
+    def stderr(self, items: Sequence[Any], *, bootstrap: int) -> float | None:
+        """Standard error of ``aggregate``, or None where the metric has none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskDef(Contribution):
+    """A task or a suite; ``factory`` is ``package:relative/path.yaml``, a data file inside the plugin."""
+
+    kind: ClassVar[str] = "task"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricDef(Contribution):
+    """A metric. ``range`` as (low, high), None where unbounded."""
+
+    kind: ClassVar[str] = "metric"
+
+    higher_is_better: bool
+    unit: str = ""
+    range: tuple[float | None, float | None] = (None, None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluatorDef(Contribution):
+    """Something that runs tasks on a model."""
+
+    kind: ClassVar[str] = "evaluator"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready to use, with everything a record must say about it."""
+
+    resolved: ResolvedModel
+    model: CausalLM
+    tokenizer: Tokenizer
+    #: Facts for the record: architecture plugin, weight digests, dtype, device, op providers.
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EvalRequest:
+    """What the user asked ``llmasos eval`` for."""
+
+    model: str
+    tasks: tuple[str, ...]
+    limit: int | None = None
+    num_fewshot: int | None = None
+    batch_size: int = 8
+    seed: int = 1234
+    device: str = "auto"
+    dtype: str = "exact"
+    output: Path | None = None
+    #: Extra folders with task files.
+    include: tuple[Path, ...] = ()
+    #: ``lm-eval`` reproduces that harness's few-shot draws and quirks; ``native`` draws each document's shots as a
+    #: function of seed, task and document only.
+    compat: Literal["native", "lm-eval"] = "native"
+    bootstrap: int = 100_000
+    allow_pickle: bool = False
+    resume: bool = True
+
+
+class Progress(Protocol):
+    """Where long work reports to. Calls are cheap and never raise."""
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        """A new phase begins; ``total`` units are expected."""
+
+    def advance(self, amount: int = 1) -> None:
+        """``amount`` more units are done."""
+
+    def warn(self, message: str) -> None:
+        """One line the user should see."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvalResult:
+    """The record of one run (JSON, schema in docs/reference/record.md) and where its samples lie."""
+
+    record: Mapping[str, Any]
+    output: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EvalEvent:
+    """Given to eval_started, eval_finished and eval_failed. ``result`` only when finished, ``error`` only when failed."""
+
+    request: EvalRequest
+    result: EvalResult | None = None
+    error: BaseException | None = None
+
+
+class Evaluator(Protocol):
+    """Factory object of an EvaluatorDef."""
+
+    def evaluate(self, request: EvalRequest, hub: Any, progress: Progress) -> EvalResult:
+        """Run the tasks and write the record. ``hub`` is a HubAPI."""

@@ -1,0 +1,64 @@
+"""The part of the Hub that plugins see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from llmasos.contracts.base import Contribution
+from llmasos.contracts.evaluation import LoadedModel
+from llmasos.contracts.model import ResolvedModel
+
+
+@dataclass(frozen=True, slots=True)
+class PluginInfo:
+    """A plugin as the record names it."""
+
+    id: str
+    version: str
+    distribution: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Provided:
+    """A contribution and who provides it, known from the manifest alone."""
+
+    kind: str
+    name: str
+    full_name: str
+    plugin: PluginInfo
+    summary: str
+
+
+class HubAPI(Protocol):
+    """What a hook or an evaluator may ask of the Hub it is given."""
+
+    cache_dir: Path
+    #: True when nothing may be fetched.
+    offline: bool
+
+    def names(self, kind: str) -> Sequence[Provided]:
+        """Everything enabled plugins promise of one kind, sorted by full name. Imports nothing."""
+
+    def contribution(self, kind: str, name: str) -> Contribution:
+        """The descriptor behind a bare or full name; imports that plugin only.
+
+        Raises UnknownName with near misses, AmbiguousName naming the providers, PluginLoadError.
+        """
+
+    def get(self, kind: str, name: str) -> Any:
+        """The object behind a contribution: its factory path, imported."""
+
+    def resolve_model(self, ref: str) -> ResolvedModel:
+        """Where a model reference leads. Raises ModelNotFound."""
+
+    def load_model(
+        self, ref: str, *, device: str = "auto", dtype: str = "exact", allow_pickle: bool = False
+    ) -> LoadedModel:
+        """Resolve, open and build a causal language model with its tokenizer."""
+
+    def plugins_used(self) -> Sequence[PluginInfo]:
+        """Plugins imported so far by this Hub, sorted by id."""

@@ -1,0 +1,278 @@
+"""Models, checkpoints and model references.
+
+Tensor shapes are written with these letters: N packed tokens, B sequences, T padded length, V vocabulary, D model width,
+M selected rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+
+from llmasos.contracts.base import Contribution
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llmasos.contracts.runtime import Ops
+
+#: Element type the arithmetic is done in. The policies of the command line are ``exact`` = float32, ``fast`` = bfloat16.
+DTypeName = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedModel:
+    """Where a model reference leads: a local directory or one weight file, and how it got there.
+
+    ``files`` maps a path relative to ``path`` (or the file's own name) to its sha256 where the source vouches for it;
+    it may be empty, in which case provenance hashes the files itself.
+    """
+
+    ref: str
+    path: Path
+    source: str
+    revision: str | None = None
+    license: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One stored tensor, known from the header alone. ``nbytes`` is its size in the file; ``dtype`` as the format names it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+
+    @property
+    def elements(self) -> int:
+        """Number of elements: the product of the shape."""
+        total = 1
+        for size in self.shape:
+            total *= size
+        return total
+
+
+class Checkpoint(Protocol):
+    """An open, memory-mapped weight file or directory. Opening reads headers only.
+
+    Whatever the file format, ``config`` has the keys of a Hugging Face ``config.json`` and ``tensors`` the names and
+    layouts of the matching Hugging Face checkpoint (GGUF loaders rename and un-permute).
+    """
+
+    path: Path
+    format: str
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Hugging Face style configuration, ``model_type`` always present."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Stored tensors by Hugging Face name."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Free facts for ``model info``: name, licence, quantisation, file format version."""
+
+    @property
+    def header(self) -> Mapping[str, Any]:
+        """Raw key-value header of formats that have one (GGUF: ``tokenizer.ggml.tokens`` and so on), checked, arrays as
+        sequences decoded on access; empty for other formats."""
+
+    def tensor(self, name: str) -> Tensor:
+        """Read one tensor, dequantised; a view of the mapped file where the format allows.
+
+        Raises WeightsError when the bytes are not what the header promised, KeyError for an unknown name.
+        """
+
+    def files(self) -> Sequence[Path]:
+        """The files whose bytes define this checkpoint (weights and configuration), for digests."""
+
+    def close(self) -> None:
+        """Release the memory maps."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """Sequences laid end to end; nothing is padded.
+
+    tokens [N] int64, positions [N] int64, starts: B+1 offsets into N, slots: the cache row of each sequence (None
+    without a cache), token_types [N] int64 for models that have segments (None means all zero).
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    starts: tuple[int, ...]
+    slots: tuple[int, ...] | None = None
+    token_types: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of sequences B."""
+        return len(self.starts) - 1
+
+
+class KVCache(Protocol):
+    """Keys and values of past tokens, one row ("slot") a sequence, preallocated to ``capacity`` tokens."""
+
+    capacity: int
+    #: Tokens held for each slot; a forward pass appends and advances it.
+    lengths: list[int]
+
+    def reset(self, slot: int) -> None:
+        """Forget a slot."""
+
+    def copy(self, source: int, target: int) -> None:
+        """Make ``target`` hold what ``source`` holds (shared prefixes)."""
+
+
+class Model(Protocol):
+    """What every loaded model can do."""
+
+    config: Mapping[str, Any]
+    vocab_size: int
+    #: Longest sequence the positions allow, in tokens.
+    max_length: int
+    device: str
+    dtype: DTypeName
+
+    def hidden(self, batch: PackedBatch, cache: KVCache | None = None) -> Tensor:
+        """Final hidden states [N, D] (after the last norm, before any head).
+
+        With a cache, ``batch`` holds only the new tokens of each slot and the cache is advanced by them.
+        """
+
+    def num_parameters(self) -> int:
+        """Trainable parameters, tied weights counted once."""
+
+
+@runtime_checkable
+class CausalLM(Model, Protocol):
+    """A model of the next token."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores [M, V] in the model's dtype for chosen rows [M, D] of ``hidden``."""
+
+    def token_logprobs(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """(log-probability of ``targets`` [M] float32, arg-max token [M] int64) for rows [M, D]; log-sum-exp in fp32."""
+
+    def new_cache(self, slots: int, capacity: int) -> KVCache:
+        """An empty cache for ``slots`` sequences of up to ``capacity`` tokens."""
+
+
+@runtime_checkable
+class EncoderModel(Model, Protocol):
+    """A bidirectional encoder. Heads the checkpoint lacks raise WeightsError naming the missing tensors."""
+
+    heads: frozenset[str]  # of "mlm", "nsp", "pooler", "classification"
+
+    def mlm_logits(self, hidden: Tensor) -> Tensor:
+        """Masked-LM scores [M, V] for rows [M, D]."""
+
+    def pooled(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """Pooler output [B, D] from each sequence's first token."""
+
+    def nsp_logits(self, pooled: Tensor) -> Tensor:
+        """Next-sentence scores [B, 2]."""
+
+    def class_logits(self, pooled: Tensor) -> Tensor:
+        """Sequence-classification scores [B, C]."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArchitectureSummary:
+    """Facts for ``model info``, computed from configuration and headers alone."""
+
+    family: str
+    kind: Literal["decoder", "encoder", "encoder-decoder"]
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    vocab_size: int
+    max_length: int
+    parameters: int
+
+
+class Architecture(Protocol):
+    """Factory object of a ModelArchitecture contribution."""
+
+    def summarize(self, checkpoint: Checkpoint) -> ArchitectureSummary:
+        """Check that configuration and tensor headers fit together, and describe the model. Loads no weights.
+
+        Raises WeightsError naming what is missing, unexpected or of the wrong shape.
+        """
+
+    def build(self, checkpoint: Checkpoint, ops: Ops, *, dtype: DTypeName, device: str) -> Model:
+        """Load the weights and bind the ops once. Raises WeightsError as ``summarize`` does."""
+
+
+class WeightFormat(Protocol):
+    """Factory object of a WeightLoader contribution."""
+
+    def accepts(self, path: Path) -> bool:
+        """Whether this directory or file is of this format, judged by names and magic bytes only."""
+
+    def open(self, path: Path, *, allow_pickle: bool = False) -> Checkpoint:
+        """Check the headers and map the file. Raises WeightsError on anything that does not add up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelArchitecture(Contribution):
+    """A model family. Manifest ``matches``: ``model_type`` and ``architectures`` lists."""
+
+    kind: ClassVar[str] = "model_architecture"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightLoader(Contribution):
+    """A weight file format. Manifest ``matches``: ``files`` glob patterns."""
+
+    kind: ClassVar[str] = "weight_loader"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to pick the next token. ``temperature`` 0 is greedy. Filters apply in the order top-k, top-p, min-p, after
+    the repetition penalty (Keskar et al. 2019) and temperature, as in transformers.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+    #: Report the log-probability of each generated token.
+    logprobs: bool = False
+    #: Go on past the end-of-sequence token (benchmarks, parity tests).
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One finished completion. ``text`` excludes the stop string; ``tokens`` are the ids generated, end token excluded."""
+
+    text: str
+    tokens: tuple[int, ...]
+    finish: Literal["stop", "length", "eos"]
+    prompt_tokens: int
+    logprobs: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationChunk:
+    """A piece of a streamed completion. ``index`` is the prompt it belongs to; the last chunk carries ``done``."""
+
+    index: int
+    text: str
+    token: int | None = None
+    logprob: float | None = None
+    done: Generation | None = None

@@ -1,0 +1,139 @@
+"""Back ends and the coarse operators they provide.
+
+Letters: N packed tokens, M rows, I input width, O output width, Hq query heads, Hk key/value heads, E head width, V
+vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from llmasos.contracts.base import Contribution
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OpName = Literal[
+    "linear",
+    "embedding",
+    "rms_norm",
+    "layer_norm",
+    "rotary",
+    "attention",
+    "activation",
+    "gated_activation",
+    "token_logprobs",
+]
+
+#: Every op a model may ask for, in the order of a forward pass.
+OP_NAMES: tuple[OpName, ...] = (
+    "embedding",
+    "rms_norm",
+    "layer_norm",
+    "linear",
+    "rotary",
+    "attention",
+    "activation",
+    "gated_activation",
+    "token_logprobs",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionLayout:
+    """Which keys each packed query may see.
+
+    Sequence b has queries ``q_starts[b]:q_starts[b+1]`` and keys ``k_starts[b]:k_starts[b+1]``; its queries are the last
+    tokens of its keys. ``causal``: query i of a sequence with n queries and m keys sees keys up to m - n + i.
+    """
+
+    q_starts: tuple[int, ...]
+    k_starts: tuple[int, ...]
+    causal: bool
+
+
+class Ops(Protocol):
+    """The operators bound for one model, chosen once when it is built."""
+
+    #: op name -> full name of the provider, for ``--explain`` and the record.
+    providers: Mapping[str, str]
+
+    def embedding(self, ids: Tensor, weight: Tensor) -> Tensor:
+        """ids [N] int64, weight [V, O] -> [N, O]."""
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """x [N, I] / rms(x) * weight [I]; statistics in fp32 (Zhang & Sennrich 2019)."""
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+        """x [N, I] normalised over I, times weight [I] plus bias [I] (Ba et al. 2016)."""
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """x [N, I] @ weight [O, I]ᵀ + bias [O] -> [N, O]."""
+
+    def rotary(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Rotate x [N, H, E] by angles given as cos, sin [N, E/2], halves paired as in Llama (Su et al. 2021)."""
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, layout: AttentionLayout, scale: float) -> Tensor:
+        """softmax(q kᵀ · scale) v per sequence and head: q [N, Hq, E], k and v [K, Hk, E] -> [N, Hq, E].
+
+        Hq is a multiple of Hk; query head h reads key head h // (Hq / Hk) (Ainslie et al. 2023).
+        """
+
+    def activation(self, x: Tensor, kind: str) -> Tensor:
+        """Pointwise ``gelu`` (erf), ``gelu_new`` (tanh), ``relu``, ``silu`` or ``tanh``."""
+
+    def gated_activation(self, gate: Tensor, up: Tensor, kind: str) -> Tensor:
+        """activation(gate) * up, both [N, O] (Shazeer 2020)."""
+
+    def token_logprobs(self, x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """log softmax(x weightᵀ + bias)[targets] in fp32, and the arg-max: x [M, I], weight [V, I], targets [M] -> [M], [M]."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendRequest:
+    """What a model wants to run on. ``device`` is what the user said; ``auto`` leaves the choice to the plugins."""
+
+    device: str
+    dtype: str
+
+
+class Backend(Protocol):
+    """Factory object of a BackendDef contribution."""
+
+    def devices(self) -> tuple[str, ...]:
+        """Devices present on this machine that this back end can drive, best first."""
+
+    def dtypes(self, device: str) -> tuple[str, ...]:
+        """Element types it computes in on that device, best first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendDef(Contribution):
+    """A back end. ``priority`` orders back ends that can serve the same request (higher first)."""
+
+    kind: ClassVar[str] = "backend"
+
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelOp(Contribution):
+    """One op of one back end; ``name`` is ``backend.op`` and ``factory`` names the callable itself.
+
+    Every op is checked against the ``reference`` back end before it is used and refused, with the number that differed,
+    when it is further than ``tolerance`` (largest absolute difference in fp32 on unit-scale inputs).
+    """
+
+    kind: ClassVar[str] = "kernel_op"
+
+    op: OpName
+    backend: str
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16")
+    tolerance: float = 1e-5
+
+
+#: The callable behind a KernelOp has the signature of the method of the same name in ``Ops``.
+OpCallable = Callable[..., Any]

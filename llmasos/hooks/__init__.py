@@ -1,0 +1,1 @@
+"""Hook specifications and the four ways to call them."""
