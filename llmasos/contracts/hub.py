@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from llmasos.contracts.base import Contribution
 from llmasos.contracts.evaluation import LoadedModel
 from llmasos.contracts.model import ResolvedModel
+from llmasos.contracts.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class Provided:
     full_name: str
     plugin: PluginInfo
     summary: str
+    #: The manifest's ``matches`` table: what files, model types and so on this contribution is for.
+    matches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class HubAPI(Protocol):
@@ -59,6 +62,9 @@ class HubAPI(Protocol):
         self, ref: str, *, device: str = "auto", dtype: str = "exact", allow_pickle: bool = False
     ) -> LoadedModel:
         """Resolve, open and build a causal language model with its tokenizer."""
+
+    def load_tokenizer(self, ref: str) -> Tokenizer:
+        """The tokenizer of a model reference, without its weights."""
 
     def plugins_used(self) -> Sequence[PluginInfo]:
         """Plugins imported so far by this Hub, sorted by id."""

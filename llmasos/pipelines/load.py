@@ -1,0 +1,395 @@
+"""From a model reference to a model: resolve, open, choose architecture, back end and ops, build.
+
+The kernel's catalogue chooses by name and by what manifests say they match; nothing here knows a model family.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from llmasos.contracts.evaluation import LoadedModel
+from llmasos.contracts.hub import Provided
+from llmasos.contracts.model import Architecture, Checkpoint, DTypeName, Model, ResolvedModel, WeightFormat
+from llmasos.contracts.runtime import OP_NAMES, Backend, BackendDef, BackendRequest, KernelOp, OpCallable
+from llmasos.contracts.tokenizer import Tokenizer, TokenizerDef, TokenizerFormat
+from llmasos.errors import (
+    DeviceUnavailable,
+    ModelNotFound,
+    TokenizerError,
+    UnknownName,
+    UsageError,
+    WeightsError,
+)
+from llmasos.provenance import file_digests
+
+if TYPE_CHECKING:
+    from llmasos.kernel.hub import KernelHub
+
+#: Names a user may give for a precision, and the element type each stands for.
+DTYPES: Mapping[str, DTypeName] = {
+    "exact": "float32",
+    "fast": "bfloat16",
+    "float32": "float32",
+    "bfloat16": "bfloat16",
+    "float16": "float16",
+}
+
+#: The back end that every op is defined by.
+REFERENCE = "reference"
+
+
+def dtype_name(policy: str) -> DTypeName:
+    """The element type behind a ``--dtype`` value. Raises UsageError with the choices."""
+    try:
+        return DTYPES[policy]
+    except KeyError:
+        raise UsageError(f"unknown dtype {policy!r}", hint=f"choose one of {', '.join(DTYPES)}") from None
+
+
+class BoundOps:
+    """The ops of one model, an attribute each; ``providers`` says where each came from (``--explain``, the record)."""
+
+    def __init__(
+        self, ops: Mapping[str, OpCallable], providers: Mapping[str, str], refused: Mapping[str, str]
+    ) -> None:
+        self.providers = dict(providers)
+        #: full name -> why an op was not used.
+        self.refused = dict(refused)
+        for name, call in ops.items():
+            setattr(self, name, call)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenModel:
+    """A checkpoint with the plugins that would load it; weights not read."""
+
+    resolved: ResolvedModel
+    checkpoint: Checkpoint
+    loader: str
+    architecture_name: str
+    architecture: Architecture
+
+
+# ---- files ------------------------------------------------------------------------------------------------------------
+
+
+def open_checkpoint(hub: KernelHub, resolved: ResolvedModel, *, allow_pickle: bool) -> tuple[Checkpoint, str]:
+    """The open checkpoint and the full name of the loader that opened it. Reads headers only.
+
+    Raises WeightsError for malformed files, ModelNotFound when no loader knows any file there.
+    """
+    path = resolved.path
+    files = sorted(p.name for p in path.iterdir()) if path.is_dir() else [path.name]
+    for provided in hub.names("weight_loader"):
+        patterns = provided.matches.get("files", ())
+        if not any(fnmatch.fnmatch(name, pattern) for name in files for pattern in patterns):
+            continue
+        loader = cast(WeightFormat, hub.get("weight_loader", provided.full_name)())
+        if loader.accepts(path):
+            return loader.open(path, allow_pickle=allow_pickle), provided.full_name
+    known = sorted({p for provided in hub.names("weight_loader") for p in provided.matches.get("files", ())})
+    listing = ", ".join(files[:8]) or "nothing"
+    raise ModelNotFound(
+        f"{path} holds no weights that an installed plugin can read (found: {listing})",
+        hint=f"known files: {', '.join(known)}"
+        if known
+        else "no enabled plugin provides a weight loader; see `llmasos doctor`",
+    )
+
+
+def required_architecture(path: Path) -> str | None:
+    """The ``architecture`` of a model directory's own ``llmasos.toml``, if it has one. Raises WeightsError if malformed."""
+    manifest = path / "llmasos.toml"
+    if not path.is_dir() or not manifest.is_file():
+        return None
+    try:
+        table = tomllib.loads(manifest.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{manifest}: {error}", hint="fix or remove the file") from None
+    name = table.get("architecture")
+    if name is not None and not isinstance(name, str):
+        raise WeightsError(
+            f"{manifest}: `architecture` is not a string", hint='write architecture = "plugin-id/name"'
+        )
+    return name
+
+
+def choose_architecture(hub: KernelHub, resolved: ResolvedModel, checkpoint: Checkpoint) -> str:
+    """Full name of the architecture that a checkpoint asks for, from its own manifest or from what plugins match.
+
+    Raises UnknownName saying which plugin kind would be needed.
+    """
+    named = required_architecture(resolved.path)
+    if named is not None:
+        return _provided_as(hub, "model_architecture", named).full_name
+    config = checkpoint.config
+    model_type = str(config.get("model_type", ""))
+    classes = [str(c) for c in config.get("architectures") or ()]
+    by_class = [
+        p for p in hub.names("model_architecture") if set(classes) & set(p.matches.get("architectures", ()))
+    ]
+    by_type = [p for p in hub.names("model_architecture") if model_type in p.matches.get("model_type", ())]
+    found = by_class or by_type
+    if not found:
+        wanted = " / ".join([model_type, *classes]) or "no model_type"
+        known = sorted({m for p in hub.names("model_architecture") for m in p.matches.get("model_type", ())})
+        raise UnknownName(
+            f"{resolved.ref}: no enabled plugin provides a model architecture for {wanted!r}",
+            hint=f"install a plugin that provides model_architecture with model_type {model_type!r}; "
+            f"enabled plugins provide: {', '.join(known) or 'none'}",
+        )
+    if len(found) > 1:
+        _ambiguous(
+            f"architecture {model_type!r}",
+            found,
+            'pin it with architecture = "plugin-id/name" in the model\'s llmasos.toml',
+        )
+    return found[0].full_name
+
+
+def open_model(hub: KernelHub, ref: str, *, allow_pickle: bool = False) -> OpenModel:
+    """Everything about a model that can be known without loading its weights."""
+    resolved = hub.resolve_model(ref)
+    checkpoint, loader = open_checkpoint(hub, resolved, allow_pickle=allow_pickle)
+    try:
+        name = choose_architecture(hub, resolved, checkpoint)
+        architecture = cast(Architecture, hub.get("model_architecture", name)())
+    except BaseException:
+        checkpoint.close()
+        raise
+    return OpenModel(resolved, checkpoint, loader, name, architecture)
+
+
+# ---- tokenizer --------------------------------------------------------------------------------------------------------
+
+
+def open_tokenizer(hub: KernelHub, path: Path, checkpoint: Checkpoint | None) -> tuple[Tokenizer, str]:
+    """The tokenizer of a model and the full name of its format. Raises TokenizerError when there is none."""
+    candidates: list[tuple[int, str]] = []
+    for provided in hub.names("tokenizer"):
+        definition = cast(TokenizerDef, hub.contribution("tokenizer", provided.full_name))
+        candidates.append((-definition.priority, provided.full_name))
+    for _, full_name in sorted(candidates):
+        form = cast(TokenizerFormat, hub.get("tokenizer", full_name)())
+        if form.accepts(path):
+            return form.open(path, checkpoint), full_name
+    raise TokenizerError(
+        f"{path} has no tokenizer that an installed plugin can read",
+        hint="a model directory needs tokenizer.json or vocab.txt; a GGUF file carries its own",
+    )
+
+
+def load_tokenizer(hub: KernelHub, ref: str) -> Tokenizer:
+    """The tokenizer of a model reference; the model's weights are not read.
+
+    A directory needs only its tokenizer files; a weight file is opened for its header.
+    """
+    resolved = hub.resolve_model(ref)
+    checkpoint: Checkpoint | None = None
+    try:
+        checkpoint, _ = open_checkpoint(hub, resolved, allow_pickle=False)
+    except (ModelNotFound, WeightsError):
+        if resolved.path.is_file():
+            raise  # for a single file the header is the tokenizer
+    try:
+        tokenizer, _ = open_tokenizer(hub, resolved.path, checkpoint)
+    finally:
+        if checkpoint is not None:
+            checkpoint.close()
+    return tokenizer
+
+
+# ---- back end ---------------------------------------------------------------------------------------------------------
+
+
+def choose_backend(hub: KernelHub, device: str, dtype: DTypeName) -> tuple[str, str]:
+    """(full name of the back end, device it will use) for a request. ``auto`` takes the best device of the best back end.
+
+    Raises DeviceUnavailable naming what is there.
+    """
+    served: list[tuple[int, str, str]] = []
+    present: set[str] = set()
+    for provided in hub.names("backend"):
+        definition = cast(BackendDef, hub.contribution("backend", provided.full_name))
+        backend = cast(Backend, hub.get("backend", provided.full_name)())
+        for candidate in backend.devices():
+            present.add(candidate)
+            wanted = device == "auto" or candidate == device or candidate == device.split(":")[0]
+            if wanted and dtype in backend.dtypes(candidate):
+                served.append(
+                    (-definition.priority, provided.full_name, candidate if device == "auto" else device)
+                )
+                break
+    if not served:
+        raise DeviceUnavailable(
+            f"no enabled back end serves device {device!r} with {dtype}",
+            hint=f"devices here: {', '.join(sorted(present)) or 'none'}; on a CPU use --dtype exact or fast",
+        )
+    served.sort()
+    names = tuple(name for _, name, _ in served)
+    chosen = (
+        hub.first("select_backend", request=BackendRequest(device, dtype), candidates=names)
+        if len(names) > 1
+        else None
+    )
+    if chosen is not None and chosen not in names:
+        raise UsageError(
+            f"select_backend answered {chosen!r}, which is not a candidate",
+            hint=f"candidates: {', '.join(names)}",
+        )
+    name = chosen or names[0]
+    return name, next(where for _, candidate, where in served if candidate == name)
+
+
+def bind_ops(hub: KernelHub, backend: str, device: str, dtype: DTypeName) -> BoundOps:
+    """Bind every op once: the chosen back end's where it has one that passes its check, the reference's otherwise."""
+    offered: dict[tuple[str, str], tuple[KernelOp, str]] = {}
+    for provided in hub.names("kernel_op"):
+        definition = cast(KernelOp, hub.contribution("kernel_op", provided.full_name))
+        offered[(definition.backend, definition.op)] = (definition, provided.full_name)
+    ops: dict[str, OpCallable] = {}
+    providers: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    bare = backend.rsplit("/", 1)[-1]
+    for op in OP_NAMES:
+        chosen = REFERENCE
+        own = offered.get((bare, op))
+        if bare != REFERENCE and own is not None:
+            definition, full_name = own
+            reason = _refusal(hub, definition, full_name, offered.get((REFERENCE, op)), device, dtype)
+            if reason is None:
+                chosen = bare
+            else:
+                refused[full_name] = reason
+        entry = offered.get((chosen, op))
+        if entry is None:
+            raise DeviceUnavailable(
+                f"no enabled plugin provides the op {op!r}",
+                hint="enable llmasos-transformer, see `llmasos doctor`",
+            )
+        ops[op] = cast(OpCallable, hub.get("kernel_op", entry[1]))
+        providers[op] = entry[1]
+    return BoundOps(ops, providers, refused)
+
+
+def _refusal(
+    hub: KernelHub,
+    definition: KernelOp,
+    full_name: str,
+    reference: tuple[KernelOp, str] | None,
+    device: str,
+    dtype: DTypeName,
+) -> str | None:
+    """Why an op is not used, or None: device, dtype, or the largest difference from the reference."""
+    from llmasos.pipelines.opcheck import largest_difference
+
+    if device.split(":")[0] not in definition.devices:
+        return f"does not run on {device}"
+    if dtype not in definition.dtypes:
+        return f"does not compute in {dtype}"
+    if reference is None:
+        return "there is no reference to check it against"
+    difference = largest_difference(
+        definition.op,
+        hub.get("kernel_op", full_name),
+        hub.get("kernel_op", reference[1]),
+        device=device,
+        dtype=dtype,
+    )
+    if difference > definition.tolerance:
+        return f"differs from the reference by {difference:.3g} (allowed {definition.tolerance:.3g})"
+    return None
+
+
+# ---- all together -----------------------------------------------------------------------------------------------------
+
+
+def build_model(
+    hub: KernelHub, opened: OpenModel, *, device: str, dtype: DTypeName
+) -> tuple[Model, Mapping[str, Any]]:
+    """Build an opened model. Returns it with the facts a record needs about back end and ops."""
+    backend, where = choose_backend(hub, device, dtype)
+    ops = bind_ops(hub, backend, where, dtype)
+    model = opened.architecture.build(opened.checkpoint, cast(Any, ops), dtype=dtype, device=where)
+    return model, {
+        "backend": backend,
+        "device": where,
+        "dtype": dtype,
+        "ops": ops.providers,
+        "ops_refused": ops.refused,
+    }
+
+
+def load_model(
+    hub: KernelHub, ref: str, *, device: str = "auto", dtype: str = "exact", allow_pickle: bool = False
+) -> LoadedModel:
+    """Resolve, open and build a causal language model with its tokenizer.
+
+    Raises ModelNotFound, WeightsError, TokenizerError, UnknownName (no architecture plugin), DeviceUnavailable, and
+    UsageError when the model is not a causal language model.
+    """
+    precision = dtype_name(dtype)
+    with opened_model(hub, ref, allow_pickle=allow_pickle) as opened:
+        summary = opened.architecture.summarize(opened.checkpoint)
+        if summary.kind != "decoder":
+            raise UsageError(
+                f"{ref} is an {summary.kind} ({summary.family}); this needs a causal language model",
+                hint="`llmasos model info` shows what a model is",
+            )
+        tokenizer, tokenizer_name = open_tokenizer(hub, opened.resolved.path, opened.checkpoint)
+        model, runtime = build_model(hub, opened, device=device, dtype=precision)
+        facts: dict[str, Any] = {
+            "ref": ref,
+            "source": opened.resolved.source,
+            "revision": opened.resolved.revision,
+            "license": opened.resolved.license or opened.checkpoint.metadata.get("license"),
+            "provenance": dict(opened.resolved.provenance),
+            "format": opened.checkpoint.format,
+            "loader": opened.loader,
+            "architecture": opened.architecture_name,
+            "parameters": summary.parameters,
+            "tokenizer": {
+                "format": tokenizer_name,
+                "digest": tokenizer.digest(),
+                "adds_bos": tokenizer.adds_bos,
+            },
+            "files": file_digests(opened.checkpoint.files(), cache_dir=hub.cache_dir, known=_known(opened)),
+            **runtime,
+        }
+    return LoadedModel(opened.resolved, cast(Any, model), tokenizer, facts)
+
+
+@contextmanager
+def opened_model(hub: KernelHub, ref: str, *, allow_pickle: bool = False) -> Iterator[OpenModel]:
+    """``open_model`` that closes the checkpoint's maps at the end."""
+    opened = open_model(hub, ref, allow_pickle=allow_pickle)
+    try:
+        yield opened
+    finally:
+        opened.checkpoint.close()
+
+
+def _known(opened: OpenModel) -> Mapping[Path, str]:
+    """Digests the reference's source vouches for, by absolute path."""
+    root = opened.resolved.path
+    base = root if root.is_dir() else root.parent
+    return {base / name: digest for name, digest in opened.resolved.files.items()}
+
+
+def _provided_as(hub: KernelHub, kind: str, name: str) -> Provided:
+    contribution = hub.contribution(kind, name)
+    found = [p for p in hub.names(kind) if name in (p.full_name, p.name) and p.name == contribution.name]
+    return found[0]
+
+
+def _ambiguous(what: str, found: Sequence[Provided], how: str) -> None:
+    from llmasos.errors import AmbiguousName
+
+    providers = ", ".join(f"{p.full_name} ({p.plugin.distribution} {p.plugin.version})" for p in found)
+    raise AmbiguousName(f"{what} is provided by {providers}", hint=how)

@@ -1,0 +1,98 @@
+"""The self-check of an op: how far it is from the reference on fixed inputs.
+
+Used when ops are bound to a model (a provider that differs is refused) and by the conformance kit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from llmasos.contracts.model import DTypeName
+from llmasos.contracts.runtime import AttentionLayout, OpCallable, OpName
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Token counts tried: one, odd, and more than one cache line.
+SIZES = (1, 7, 33)
+
+
+def largest_difference(
+    op: OpName, call: OpCallable, reference: OpCallable, *, device: str, dtype: DTypeName
+) -> float:
+    """Largest absolute difference, in fp32, between ``call`` and ``reference`` over the sample inputs of ``op``.
+
+    A wrong shape, a NaN, or an exception counts as infinite. Inputs are the same on every run and of unit scale.
+    """
+    worst = 0.0
+    for arguments in sample_inputs(op, device=device, dtype=dtype):
+        expected = _tensors(reference(*arguments))
+        try:
+            actual = _tensors(call(*arguments))
+        except Exception:  # whatever a provider raises, it is not usable here
+            return float("inf")
+        if [t.shape for t in actual] != [t.shape for t in expected]:
+            return float("inf")
+        for left, right in zip(actual, expected, strict=True):
+            if left.numel() == 0:
+                continue
+            difference = float((left.float() - right.float()).abs().max())
+            worst = difference if difference >= worst else worst if difference == difference else float("inf")
+    return worst
+
+
+def sample_inputs(op: OpName, *, device: str, dtype: DTypeName) -> Iterator[tuple[Any, ...]]:
+    """Argument tuples for an op: empty, single, odd and longer inputs; several head layouts for attention."""
+    import torch
+
+    generator = torch.Generator().manual_seed(20261121)
+    kind = getattr(torch, dtype)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(device=device, dtype=kind)
+
+    def integers(high: int, *shape: int) -> Tensor:
+        return torch.randint(0, high, shape, generator=generator).to(device)
+
+    makers: dict[str, Callable[[int], Iterator[tuple[Any, ...]]]] = {
+        "embedding": lambda n: iter([(integers(19, n), random(19, 24))]),
+        "rms_norm": lambda n: iter([(random(n, 40), random(40), 1e-5)]),
+        "layer_norm": lambda n: iter(
+            [(random(n, 40), random(40), random(40), 1e-5), (random(n, 40), random(40), None, 1e-12)]
+        ),
+        "linear": lambda n: iter(
+            [(random(n, 40), random(24, 40) / 6.3, random(24)), (random(n, 40), random(24, 40) / 6.3, None)]
+        ),
+        "rotary": lambda n: iter([(random(n, 3, 16), *_angles(random(n, 8)))]),
+        "attention": lambda n: _attention_inputs(n, random),
+        "activation": lambda n: iter(
+            [(random(n, 24), name) for name in ("gelu", "gelu_new", "relu", "silu", "tanh")]
+        ),
+        "gated_activation": lambda n: iter([(random(n, 24), random(n, 24), "silu")]),
+        "token_logprobs": lambda n: iter([(random(n, 24), random(50, 24), None, integers(50, n))]),
+    }
+    for size in SIZES:
+        yield from makers[op](size)
+
+
+def _attention_inputs(n: int, random: Callable[..., Tensor]) -> Iterator[tuple[Any, ...]]:
+    for query_heads, key_heads in ((4, 4), (6, 2)):
+        for causal in (True, False):
+            # Two sequences; the second has 5 cached keys before its queries.
+            layout = AttentionLayout((0, n, n + 3), (0, n, n + 8), causal)
+            yield (
+                random(n + 3, query_heads, 16),
+                random(n + 8, key_heads, 16),
+                random(n + 8, key_heads, 16),
+                layout,
+                0.25,
+            )
+
+
+def _angles(raw: Tensor) -> tuple[Tensor, Tensor]:
+    return raw.cos(), raw.sin()
+
+
+def _tensors(result: Any) -> list[Tensor]:
+    return list(result) if isinstance(result, tuple | list) else [result]
