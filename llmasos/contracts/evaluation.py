@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llmasos.contracts.tokenizer import Tokenizer
 
 RequestKind = Literal["loglikelihood", "loglikelihood_rolling", "generate_until"]
+OutputType = Literal["multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +60,65 @@ class Scorer(Protocol):
         """Responses in any order, each as soon as it is known, exactly one a request."""
 
 
-class Metric(Protocol):
-    """Factory object of a MetricDef."""
+@dataclass(frozen=True, slots=True)
+class LikelihoodOutcome:
+    """What a ``loglikelihood`` document came to: nats of the whole continuation, and whether greedy decoding gives it."""
 
-    #: Version string of what is computed, as sacrebleu's signatures are, for example ``acc_norm|norm:chars|tie:first|v:1``.
-    signature: str
+    logprob: float
+    is_greedy: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RollingOutcome:
+    """What a ``loglikelihood_rolling`` document came to: nats of ``text`` (nothing left out)."""
+
+    logprob: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceOutcome:
+    """What a ``multiple_choice`` document came to; the sequences are parallel to ``choices``.
+
+    ``gold`` has the indices of the right choices, -100 for a label that names no choice; ``multiple`` when the task has
+    several right choices a document. ``unconditional`` (nats without the context) only when a metric asked for it.
+    """
+
+    logprobs: tuple[float, ...]
+    greedy: tuple[bool, ...]
+    choices: tuple[str, ...]
+    gold: tuple[int, ...]
+    multiple: bool = False
+    unconditional: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOutcome:
+    """What a ``generate_until`` document came to after the filters: a string, or a list when the filters keep several.
+
+    ``multiple`` when the task has several references a document, any of which will do.
+    """
+
+    prediction: Any
+    references: tuple[str, ...]
+    multiple: bool = False
+
+
+Outcome = LikelihoodOutcome | RollingOutcome | ChoiceOutcome | GenerationOutcome
+
+
+class Metric(Protocol):
+    """What the factory of a MetricDef makes; the options of a task's ``metric_list`` entry are its keyword arguments."""
+
+    @property
+    def signature(self) -> str:
+        """Version string of what is computed, for example ``acc_norm|norm:chars|tie:first|v:1``."""
+
+    def item(self, outcome: Outcome) -> Any:
+        """What one document contributes: numbers, strings and lists of them, so that it survives a JSON file."""
 
     def aggregate(self, items: Sequence[Any]) -> float:
-        """The value over all documents."""
+        """The value over all documents. Raises EvaluationError when there are none."""
 
     def stderr(self, items: Sequence[Any], *, bootstrap: int) -> float | None:
         """Standard error of ``aggregate``, or None where the metric has none."""
@@ -81,13 +133,14 @@ class TaskDef(Contribution):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricDef(Contribution):
-    """A metric. ``range`` as (low, high), None where unbounded."""
+    """A metric. ``range`` as (low, high), None where unbounded; ``scores`` are the output types it can score."""
 
     kind: ClassVar[str] = "metric"
 
     higher_is_better: bool
     unit: str = ""
     range: tuple[float | None, float | None] = (None, None)
+    scores: tuple[OutputType, ...] = ("generate_until",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +182,8 @@ class EvalRequest:
     bootstrap: int = 100_000
     allow_pickle: bool = False
     resume: bool = True
+    #: Let task files run the Python functions that lie beside them (``!function``); their digests go into the record.
+    allow_task_code: bool = False
 
 
 class Progress(Protocol):
