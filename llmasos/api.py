@@ -1,4 +1,4 @@
-"""The only module a plugin imports: the hook marker, the contracts and the errors.
+"""The only module a plugin imports: the hook marker, the contracts, the digests of a record and the errors.
 
 Anything that is not in ``__all__`` here is private and may change in any release. Importing this module imports
 neither torch nor pydantic.
@@ -41,6 +41,7 @@ from llmasos.contracts.evaluation import (
     Scorer,
     TaskDef,
 )
+from llmasos.contracts.fingerprint import canonical_digest, canonical_json, merkle_root
 from llmasos.contracts.hub import HubAPI, PluginInfo, Provided
 from llmasos.contracts.model import (
     Architecture,
@@ -186,6 +187,9 @@ __all__ = [
     "WeightFormat",
     "WeightLoader",
     "WeightsError",
+    "canonical_digest",
+    "canonical_json",
     "hookimpl",
+    "merkle_root",
     "read_options",
 ]

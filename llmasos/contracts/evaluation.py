@@ -37,8 +37,9 @@ class Response:
     """The answer to a request.
 
     ``logprob`` in nats and ``is_greedy`` for likelihoods, ``text`` for generations. ``tokens`` counts the scored or
-    generated tokens; ``truncated`` counts tokens of context that did not fit the model and were left out;
-    ``token_ids`` are the ids given to the model, for the prompt digest.
+    generated tokens; ``truncated`` counts tokens of context that did not fit the model and were left out, ``unscored`` tokens
+    of the continuation itself that did not fit and are missing from ``logprob``; ``token_ids`` are the ids given to the
+    model, for the prompt digest.
     """
 
     key: tuple[str, int, int]
@@ -47,6 +48,7 @@ class Response:
     text: str | None = None
     tokens: int = 0
     truncated: int = 0
+    unscored: int = 0
     token_ids: tuple[int, ...] = ()
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from llmasos.contracts.base import Contribution
 from llmasos.contracts.evaluation import LoadedModel
-from llmasos.contracts.model import ResolvedModel
+from llmasos.contracts.model import GenerationChunk, ResolvedModel, SamplingParams
 from llmasos.contracts.tokenizer import Tokenizer
 
 
@@ -37,7 +37,11 @@ class Provided:
 
 
 class HubAPI(Protocol):
-    """What a hook or an evaluator may ask of the Hub it is given."""
+    """What a hook or an evaluator may ask of the Hub it is given.
+
+    A hub can be pickled; what arrives in a worker process is a hub that finds the same plugins with the same settings
+    and has loaded none of them yet.
+    """
 
     cache_dir: Path
     #: True when nothing may be fetched.
@@ -68,3 +72,11 @@ class HubAPI(Protocol):
 
     def plugins_used(self) -> Sequence[PluginInfo]:
         """Plugins imported so far by this Hub, sorted by id."""
+
+    def generate(
+        self, loaded: LoadedModel, prompts: Sequence[str | Sequence[int]], params: SamplingParams
+    ) -> Iterator[GenerationChunk]:
+        """Complete prompts (text, or token ids as they are given to the model) together, streaming."""
+
+    def provenance(self) -> Mapping[str, Any]:
+        """For a record: ``environment`` (machine, libraries) and ``plugins`` used so far, with their code digests."""
