@@ -231,9 +231,14 @@ class ModelArchitecture(Contribution):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightLoader(Contribution):
-    """A weight file format. Manifest ``matches``: ``files`` glob patterns."""
+    """A weight file format. Manifest ``matches``: ``files`` glob patterns.
+
+    ``priority`` orders formats that accept the same directory (higher first).
+    """
 
     kind: ClassVar[str] = "weight_loader"
+
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,22 +5,33 @@ The kernel's catalogue chooses by name and by what manifests say they match; not
 
 from __future__ import annotations
 
-import fnmatch
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from llmasos.contracts.base import Contribution
 from llmasos.contracts.evaluation import LoadedModel
 from llmasos.contracts.hub import Provided
-from llmasos.contracts.model import Architecture, Checkpoint, DTypeName, Model, ResolvedModel, WeightFormat
+from llmasos.contracts.model import (
+    Architecture,
+    Checkpoint,
+    DTypeName,
+    Model,
+    ResolvedModel,
+    WeightFormat,
+    WeightLoader,
+)
 from llmasos.contracts.runtime import OP_NAMES, Backend, BackendDef, BackendRequest, KernelOp, OpCallable
 from llmasos.contracts.tokenizer import Tokenizer, TokenizerDef, TokenizerFormat
 from llmasos.errors import (
+    AmbiguousName,
     DeviceUnavailable,
+    MissingDependency,
     ModelNotFound,
+    PluginError,
     TokenizerError,
     UnknownName,
     UsageError,
@@ -30,6 +41,9 @@ from llmasos.provenance import file_digests
 
 if TYPE_CHECKING:
     from llmasos.kernel.hub import KernelHub
+
+Offer = TypeVar("Offer", bound=Contribution)
+Chosen = TypeVar("Chosen")
 
 #: Names a user may give for a precision, and the element type each stands for.
 DTYPES: Mapping[str, DTypeName] = {
@@ -82,25 +96,33 @@ class OpenModel:
 def open_checkpoint(hub: KernelHub, resolved: ResolvedModel, *, allow_pickle: bool) -> tuple[Checkpoint, str]:
     """The open checkpoint and the full name of the loader that opened it. Reads headers only.
 
-    Raises WeightsError for malformed files, ModelNotFound when no loader knows any file there.
+    Raises WeightsError for malformed files, ModelNotFound when no loader knows any file there, AmbiguousName when
+    loaders of the same priority claim it.
     """
     path = resolved.path
     files = sorted(p.name for p in path.iterdir()) if path.is_dir() else [path.name]
-    for provided in hub.names("weight_loader"):
-        patterns = provided.matches.get("files", ())
-        if not any(fnmatch.fnmatch(name, pattern) for name in files for pattern in patterns):
-            continue
-        loader = cast(WeightFormat, hub.get("weight_loader", provided.full_name)())
-        if loader.accepts(path):
-            return loader.open(path, allow_pickle=allow_pickle), provided.full_name
-    known = sorted({p for provided in hub.names("weight_loader") for p in provided.matches.get("files", ())})
-    listing = ", ".join(files[:8]) or "nothing"
-    raise ModelNotFound(
-        f"{path} holds no weights that an installed plugin can read (found: {listing})",
-        hint=f"known files: {', '.join(known)}"
-        if known
-        else "no enabled plugin provides a weight loader; see `llmasos doctor`",
-    )
+    matching = {p.full_name for p in hub.matching("weight_loader", files=files)}
+    accepting: list[tuple[int, str, WeightFormat]] = []
+    for name, definition in _offers(hub, "weight_loader", WeightLoader):
+        if (
+            name in matching
+            and (form := _usable(hub, "weight_loader", name)) is not None
+            and form().accepts(path)
+        ):
+            accepting.append((definition.priority, name, form()))
+    if not accepting:
+        known = sorted(
+            {p for provided in hub.names("weight_loader") for p in provided.matches.get("files", ())}
+        )
+        listing = ", ".join(files[:8]) or "nothing"
+        raise ModelNotFound(
+            f"{path} holds no weights that an installed plugin can read (found: {listing})",
+            hint=f"known files: {', '.join(known)}"
+            if known
+            else "no enabled plugin provides a weight loader; see `llmasos doctor`",
+        )
+    loader, name = _best(accepting, f"reading {path}")
+    return loader.open(path, allow_pickle=allow_pickle), name
 
 
 def required_architecture(path: Path) -> str | None:
@@ -131,10 +153,8 @@ def choose_architecture(hub: KernelHub, resolved: ResolvedModel, checkpoint: Che
     config = checkpoint.config
     model_type = str(config.get("model_type", ""))
     classes = [str(c) for c in config.get("architectures") or ()]
-    by_class = [
-        p for p in hub.names("model_architecture") if set(classes) & set(p.matches.get("architectures", ()))
-    ]
-    by_type = [p for p in hub.names("model_architecture") if model_type in p.matches.get("model_type", ())]
+    by_class = hub.matching("model_architecture", architectures=classes)
+    by_type = hub.matching("model_architecture", model_type=model_type)
     found = by_class or by_type
     if not found:
         wanted = " / ".join([model_type, *classes]) or "no model_type"
@@ -145,10 +165,10 @@ def choose_architecture(hub: KernelHub, resolved: ResolvedModel, checkpoint: Che
             f"enabled plugins provide: {', '.join(known) or 'none'}",
         )
     if len(found) > 1:
-        _ambiguous(
-            f"architecture {model_type!r}",
-            found,
-            'pin it with architecture = "plugin-id/name" in the model\'s llmasos.toml',
+        providers = ", ".join(f"{p.full_name} ({p.plugin.version})" for p in found)
+        raise AmbiguousName(
+            f"architecture {model_type!r} is provided by {providers}",
+            hint='pin it with architecture = "plugin-id/name" in an llmasos.toml beside the weights',
         )
     return found[0].full_name
 
@@ -171,18 +191,17 @@ def open_model(hub: KernelHub, ref: str, *, allow_pickle: bool = False) -> OpenM
 
 def open_tokenizer(hub: KernelHub, path: Path, checkpoint: Checkpoint | None) -> tuple[Tokenizer, str]:
     """The tokenizer of a model and the full name of its format. Raises TokenizerError when there is none."""
-    candidates: list[tuple[int, str]] = []
-    for provided in hub.names("tokenizer"):
-        definition = cast(TokenizerDef, hub.contribution("tokenizer", provided.full_name))
-        candidates.append((-definition.priority, provided.full_name))
-    for _, full_name in sorted(candidates):
-        form = cast(TokenizerFormat, hub.get("tokenizer", full_name)())
-        if form.accepts(path):
-            return form.open(path, checkpoint), full_name
-    raise TokenizerError(
-        f"{path} has no tokenizer that an installed plugin can read",
-        hint="a model directory needs tokenizer.json or vocab.txt; a GGUF file carries its own",
-    )
+    accepting: list[tuple[int, str, TokenizerFormat]] = []
+    for name, definition in _offers(hub, "tokenizer", TokenizerDef):
+        if (form := _usable(hub, "tokenizer", name)) is not None and form().accepts(path):
+            accepting.append((definition.priority, name, form()))
+    if not accepting:
+        raise TokenizerError(
+            f"{path} has no tokenizer that an installed plugin can read",
+            hint="a model directory needs tokenizer.json or vocab.txt; a GGUF file carries its own",
+        )
+    chosen, name = _best(accepting, f"the tokenizer of {path}")
+    return chosen.open(path, checkpoint), name
 
 
 def load_tokenizer(hub: KernelHub, ref: str) -> Tokenizer:
@@ -215,16 +234,16 @@ def choose_backend(hub: KernelHub, device: str, dtype: DTypeName) -> tuple[str, 
     """
     served: list[tuple[int, str, str]] = []
     present: set[str] = set()
-    for provided in hub.names("backend"):
-        definition = cast(BackendDef, hub.contribution("backend", provided.full_name))
-        backend = cast(Backend, hub.get("backend", provided.full_name)())
+    for name, definition in _offers(hub, "backend", BackendDef):
+        factory = _usable(hub, "backend", name)
+        if factory is None:
+            continue
+        backend = cast(Backend, factory())
         for candidate in backend.devices():
             present.add(candidate)
             wanted = device == "auto" or candidate == device or candidate == device.split(":")[0]
             if wanted and dtype in backend.dtypes(candidate):
-                served.append(
-                    (-definition.priority, provided.full_name, candidate if device == "auto" else device)
-                )
+                served.append((-definition.priority, name, candidate if device == "auto" else device))
                 break
     if not served:
         raise DeviceUnavailable(
@@ -233,26 +252,22 @@ def choose_backend(hub: KernelHub, device: str, dtype: DTypeName) -> tuple[str, 
         )
     served.sort()
     names = tuple(name for _, name, _ in served)
-    chosen = (
-        hub.first("select_backend", request=BackendRequest(device, dtype), candidates=names)
-        if len(names) > 1
-        else None
-    )
-    if chosen is not None and chosen not in names:
+    chosen = hub.select_backend(BackendRequest(device, dtype), names)
+    if chosen not in names:
         raise UsageError(
             f"select_backend answered {chosen!r}, which is not a candidate",
             hint=f"candidates: {', '.join(names)}",
         )
-    name = chosen or names[0]
-    return name, next(where for _, candidate, where in served if candidate == name)
+    return chosen, next(where for _, name, where in served if name == chosen)
 
 
 def bind_ops(hub: KernelHub, backend: str, device: str, dtype: DTypeName) -> BoundOps:
     """Bind every op once: the chosen back end's where it has one that passes its check, the reference's otherwise."""
     offered: dict[tuple[str, str], tuple[KernelOp, str]] = {}
-    for provided in hub.names("kernel_op"):
-        definition = cast(KernelOp, hub.contribution("kernel_op", provided.full_name))
-        offered[(definition.backend, definition.op)] = (definition, provided.full_name)
+    for name, definition in _offers(hub, "kernel_op", KernelOp):
+        taken = offered.setdefault((definition.backend, definition.op), (definition, name))
+        if taken[1] != name:
+            raise _ambiguous(f"the op {definition.op} of back end {definition.backend}", [taken[1], name])
     ops: dict[str, OpCallable] = {}
     providers: dict[str, str] = {}
     refused: dict[str, str] = {}
@@ -388,8 +403,32 @@ def _provided_as(hub: KernelHub, kind: str, name: str) -> Provided:
     return found[0]
 
 
-def _ambiguous(what: str, found: Sequence[Provided], how: str) -> None:
-    from llmasos.errors import AmbiguousName
+def _offers(hub: KernelHub, kind: str, form: type[Offer]) -> Iterator[tuple[str, Offer]]:
+    """(full name, descriptor) of a kind from every enabled plugin; a plugin that fails is one warning and left out."""
+    for collected in hub.collect(kind):
+        yield f"{collected.plugin}/{collected.item.name}", cast(Offer, collected.item)
 
-    providers = ", ".join(f"{p.full_name} ({p.plugin.distribution} {p.plugin.version})" for p in found)
-    raise AmbiguousName(f"{what} is provided by {providers}", hint=how)
+
+def _usable(hub: KernelHub, kind: str, name: str) -> Any | None:
+    """The object behind a contribution the user did not name, or None with one warning when it cannot be loaded."""
+    try:
+        return hub.get(kind, name)
+    except (PluginError, MissingDependency) as error:
+        hub.warn(error.message)
+        return None
+
+
+def _best(accepting: Sequence[tuple[int, str, Chosen]], what: str) -> tuple[Chosen, str]:
+    """The entry of the highest priority. Raises AmbiguousName when two share it: nothing is chosen silently."""
+    highest = max(priority for priority, _, _ in accepting)
+    best = sorted((name, item) for priority, name, item in accepting if priority == highest)
+    if len(best) > 1:
+        raise _ambiguous(what, [name for name, _ in best])
+    return best[0][1], best[0][0]
+
+
+def _ambiguous(what: str, names: Sequence[str]) -> AmbiguousName:
+    return AmbiguousName(
+        f"{what} is claimed by {' and '.join(names)}",
+        hint="disable all but one with `llmasos plugin disable`, or run with --only",
+    )
