@@ -1,0 +1,155 @@
+"""``llmasos generate``: text from a model."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+
+import click
+
+from llmasos.cli.state import State, common_options, pass_state
+from llmasos.errors import UsageError
+
+
+@click.command()
+@click.argument("model")
+@click.argument("prompts", nargs=-1)
+@click.option(
+    "--chat", is_flag=True, help="Put each prompt into the model's chat template as the user's message."
+)
+@click.option("--system", help="System message (with --chat).")
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    default=128,
+    show_default=True,
+    help="Stop after so many tokens.",
+)
+@click.option(
+    "--temperature", type=click.FloatRange(min=0.0), default=0.0, show_default=True, help="0 is greedy."
+)
+@click.option(
+    "--top-k",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Keep the k likeliest tokens; 0 keeps all.",
+)
+@click.option(
+    "--top-p",
+    type=click.FloatRange(0.0, 1.0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Keep the smallest set of this probability.",
+)
+@click.option(
+    "--min-p",
+    type=click.FloatRange(0.0, 1.0),
+    default=0.0,
+    show_default=True,
+    help="Keep tokens at least this fraction as likely as the likeliest.",
+)
+@click.option(
+    "--repetition-penalty",
+    type=click.FloatRange(min=0.0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Divide the scores of tokens already there; 1 is off.",
+)
+@click.option("--stop", multiple=True, help="End at this text; may be given more than once.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same text.")
+@click.option("--logprobs", is_flag=True, help="Report the log-probability of each token (with --json).")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Prompts computed together.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option(
+    "--dtype",
+    default="exact",
+    show_default=True,
+    help="exact (float32), fast (bfloat16), or an element type.",
+)
+@click.option("--allow-pickle", is_flag=True, help="Read pickle weights (pytorch_model.bin), arrays only.")
+@common_options
+@pass_state
+def command(
+    state: State,
+    model: str,
+    prompts: tuple[str, ...],
+    chat: bool,
+    system: str | None,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    repetition_penalty: float,
+    stop: tuple[str, ...],
+    seed: int,
+    logprobs: bool,
+    batch_size: int,
+    device: str,
+    dtype: str,
+    allow_pickle: bool,
+) -> None:
+    """Continue PROMPTS with MODEL. Without a prompt, or with `-`, the prompt is read from standard input.
+
+    One prompt is streamed as it is generated. Only the continuation goes to standard output.
+    """
+    from llmasos.contracts.model import SamplingParams
+
+    if system is not None and not chat:
+        raise UsageError("--system needs --chat", hint="add --chat")
+    texts = _read(prompts)
+    params = SamplingParams(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        stop=stop,
+        seed=seed,
+        logprobs=logprobs,
+    )
+    output = state.output
+    with output.progress() as progress:
+        progress.phase(f"loading {model}")
+        loaded = state.hub.load_model(model, device=device, dtype=dtype, allow_pickle=allow_pickle)
+    inputs: list[str] | list[list[int]] = texts
+    if chat:
+        head = [{"role": "system", "content": system}] if system is not None else []
+        tokenizer = loaded.tokenizer
+        # The template writes its own special tokens, so none are added to what it renders.
+        inputs = [
+            tokenizer.encode(tokenizer.apply_chat_template([*head, {"role": "user", "content": text}]))
+            for text in texts
+        ]
+    chunks = state.hub.generate(loaded, inputs, params, batch_size=batch_size)
+    streaming = output.mode != "json" and len(texts) == 1
+    finished = {}
+    for chunk in chunks:
+        if streaming and chunk.text:
+            output.write(chunk.text)
+        if chunk.done is not None:
+            finished[chunk.index] = chunk.done
+    if streaming:
+        output.write("\n")
+        return
+    completions = [{"prompt": text, **asdict(finished[index])} for index, text in enumerate(texts)]
+    output.emit(
+        {"model": model, "completions": completions},
+        lambda: "\n\n".join(f"[{index + 1}] {done['text']}" for index, done in enumerate(completions)),
+    )
+
+
+def _read(prompts: tuple[str, ...]) -> list[str]:
+    if prompts and prompts != ("-",):
+        return list(prompts)
+    if not prompts and sys.stdin.isatty():
+        raise UsageError("there is no prompt", hint='llmasos generate MODEL "Once upon a time"')
+    return [sys.stdin.read()]
