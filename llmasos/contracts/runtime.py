@@ -47,11 +47,15 @@ class AttentionLayout:
 
     Sequence b has queries ``q_starts[b]:q_starts[b+1]`` and keys ``k_starts[b]:k_starts[b+1]``; its queries are the last
     tokens of its keys. ``causal``: query i of a sequence with n queries and m keys sees keys up to m - n + i.
+
+    ``k_lengths`` is given when keys lie in a cache whose rows have room to grow: then the keys of b are the ``k_lengths[b]``
+    rows from ``k_starts[b]`` on, ``k_starts`` has B entries, in any order, and rows between the ranges hold nothing.
     """
 
     q_starts: tuple[int, ...]
     k_starts: tuple[int, ...]
     causal: bool
+    k_lengths: tuple[int, ...] | None = None
 
 
 class Ops(Protocol):
@@ -73,7 +77,8 @@ class Ops(Protocol):
         """x [N, I] @ weight [O, I]ᵀ + bias [O] -> [N, O]."""
 
     def rotary(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Rotate x [N, H, E] by angles given as cos, sin [N, E/2], halves paired as in Llama (Su et al. 2021)."""
+        """Rotate the first R elements of each head of x [N, H, E], R <= E, by angles given as cos, sin [N, R/2] float32;
+        element j is paired with j + R/2 as in Llama (Su et al. 2021) and the rest pass through."""
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, layout: AttentionLayout, scale: float) -> Tensor:
         """softmax(q kᵀ · scale) v per sequence and head: q [N, Hq, E], k and v [K, Hk, E] -> [N, Hq, E].

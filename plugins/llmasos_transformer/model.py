@@ -1,0 +1,243 @@
+"""Decoder and encoder: one stack of blocks, assembled by a ``StackSpec``.
+
+Shapes: N packed tokens, M chosen rows, B sequences, T padded length, D model width, V vocabulary, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llmasos.api import (
+    AttentionLayout,
+    DTypeName,
+    EvaluationError,
+    KVCache,
+    Ops,
+    PackedBatch,
+    UsageError,
+    WeightsError,
+)
+from llmasos_transformer import padded
+from llmasos_transformer.cache import SlabCache
+from llmasos_transformer.layers import Block, Embeddings, Linear, Pass, make_norm
+from llmasos_transformer.spec import StackSpec
+
+
+class Stack(nn.Module):
+    """Embeddings, blocks and the last norm. Decoders see only the past, encoders see everything."""
+
+    def __init__(
+        self, ops: Ops, spec: StackSpec, config: Mapping[str, Any], *, dtype: DTypeName, device: str
+    ) -> None:
+        super().__init__()
+        self.ops = ops
+        self.spec = spec
+        self.config = config
+        self.dtype: DTypeName = dtype
+        self.device = device
+        self.vocab_size = spec.vocab_size
+        self.max_length = spec.max_length
+        self.embeddings = Embeddings(ops, spec)
+        self.blocks = nn.ModuleList(Block(ops, spec, layer) for layer in range(spec.layers))
+        self.final_norm = make_norm(ops, spec) if spec.norm_at == "pre" else None
+        # Kept out of the state: frequencies are float32 whatever the model's dtype.
+        self.frequencies: Tensor | None = None if spec.rope is None else spec.rope.frequencies().to(device)
+
+    def hidden(self, batch: PackedBatch, cache: KVCache | None = None) -> Tensor:
+        """Final hidden states [N, D], after the last norm.
+
+        With a cache, ``batch`` holds the new tokens of the slots it names, and the cache is advanced by them once the
+        pass has succeeded. Raises EvaluationError for a sequence longer than ``max_length`` and for a token outside the
+        vocabulary, UsageError for a batch that does not fit the cache.
+        """
+        counts = [end - start for start, end in pairwise(batch.starts)]
+        slabs = self._check(batch, cache, counts)
+        if batch.tokens.shape[0] == 0:
+            return self.embeddings.tokens.new_zeros(0, self.spec.width)
+        cos = sin = rows = None
+        if self.frequencies is not None:
+            angles = batch.positions.to(torch.float32)[:, None] * self.frequencies  # [N, R/2]
+            cos, sin = angles.cos(), angles.sin()
+        causal = self.spec.kind == "decoder"
+        layout = AttentionLayout(q_starts=batch.starts, k_starts=batch.starts, causal=causal)
+        if slabs is not None and batch.slots is not None:
+            rows = slabs.rows(batch.slots, counts)
+            layout = AttentionLayout(
+                q_starts=batch.starts,
+                k_starts=tuple(slot * slabs.capacity for slot in batch.slots),
+                k_lengths=tuple(slabs.lengths[s] + n for s, n in zip(batch.slots, counts, strict=True)),
+                causal=causal,
+            )
+        shared = Pass(layout=layout, cos=cos, sin=sin, cache=slabs, cache_rows=rows)
+        x = self.embeddings(batch.tokens, batch.positions, batch.token_types)  # [N, D]
+        for block in self.blocks:
+            x = block(x, shared)
+        if slabs is not None and batch.slots is not None:
+            slabs.advance(batch.slots, counts)
+        return x if self.final_norm is None else self.final_norm(x)
+
+    def _check(self, batch: PackedBatch, cache: KVCache | None, counts: list[int]) -> SlabCache | None:
+        """Refuse what would otherwise be an index error deep inside, or worse, a wrong number."""
+        slabs = None
+        if cache is not None:
+            if not isinstance(cache, SlabCache) or batch.slots is None or len(batch.slots) != batch.size:
+                raise UsageError(
+                    "a cached pass needs a cache made by this model and one slot for each sequence",
+                    hint="use model.new_cache(...) and PackedBatch(slots=...)",
+                )
+            if self.spec.kind == "encoder":
+                raise UsageError("an encoder sees the whole sequence at once and cannot use a cache")
+            slabs = cache
+        for b, count in enumerate(counts):
+            length = count + (
+                slabs.lengths[batch.slots[b]] if slabs is not None and batch.slots is not None else 0
+            )
+            if length > self.max_length:
+                raise EvaluationError(
+                    f"a sequence of {length} tokens does not fit the {self.max_length} positions of this model",
+                    hint=f"shorten it by {length - self.max_length} tokens, or use a model with a longer context",
+                )
+        # On other devices this would wait for the device; there a bad index is the device's own error.
+        if batch.tokens.device.type == "cpu" and batch.tokens.numel():
+            low, high = (int(x) for x in torch.aminmax(batch.tokens))
+            if low < 0 or high >= self.vocab_size:
+                raise EvaluationError(
+                    f"token {low if low < 0 else high} is outside the vocabulary of {self.vocab_size} entries",
+                    hint="the tokenizer does not belong to this model",
+                )
+        return slabs
+
+    def padded(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states [B, T, D] of a left- or right-padded batch [B, T]; padding is not computed and comes back zero."""
+        batch, mask = padded.pack(input_ids, attention_mask, token_type_ids)
+        return padded.unpack(self.hidden(batch), mask)
+
+    def num_parameters(self) -> int:
+        """Parameters, tied weights counted once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+class Decoder(Stack):
+    """A ``CausalLM``: the stack and a vocabulary head, tied to the embeddings or not."""
+
+    def __init__(
+        self, ops: Ops, spec: StackSpec, config: Mapping[str, Any], *, dtype: DTypeName, device: str
+    ) -> None:
+        super().__init__(ops, spec, config, dtype=dtype, device=device)
+        self.head = None if spec.tied else nn.Parameter(torch.empty(spec.vocab_size, spec.width))
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The vocabulary head [V, D]."""
+        return self.embeddings.tokens if self.head is None else self.head
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores [M, V] for rows [M, D], in the model's dtype."""
+        return self.ops.linear(hidden, self.head_weight, None)
+
+    def token_logprobs(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities [M] float32 of ``targets`` [M] after rows [M, D], and the arg-max tokens [M]."""
+        return self.ops.token_logprobs(hidden, self.head_weight, None, targets)
+
+    def new_cache(self, slots: int, capacity: int) -> SlabCache:
+        """An empty cache for ``slots`` sequences of up to ``capacity`` tokens."""
+        spec, table = self.spec, self.embeddings.tokens
+        return SlabCache(
+            slots,
+            capacity,
+            spec.layers,
+            spec.key_heads,
+            spec.head_width,
+            dtype=table.dtype,
+            device=self.device,
+        )
+
+    def padded_logits(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Scores [B, T, V] of a left- or right-padded batch [B, T]; zero at padding."""
+        batch, mask = padded.pack(input_ids, attention_mask)
+        return padded.unpack(self.logits(self.hidden(batch)), mask)
+
+
+class MaskedLMHead(nn.Module):
+    """dense, activation, norm, then the vocabulary with a bias (Devlin et al. 2019)."""
+
+    def __init__(self, ops: Ops, spec: StackSpec) -> None:
+        super().__init__()
+        self.ops = ops
+        self.activation = spec.activation
+        self.transform = Linear(ops, spec.width, spec.width, bias=True)
+        self.norm = make_norm(ops, spec)
+        self.decoder = None if spec.tied else nn.Parameter(torch.empty(spec.vocab_size, spec.width))
+        self.bias = nn.Parameter(torch.empty(spec.vocab_size))
+
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        x = self.norm(self.ops.activation(self.transform(x), self.activation))  # [M, D]
+        return self.ops.linear(x, table if self.decoder is None else self.decoder, self.bias)
+
+
+class Encoder(Stack):
+    """An ``EncoderModel``: the stack and whichever heads the checkpoint carries.
+
+    ``head_tensors`` says which checkpoint tensors make each head, for the error when one is asked for and absent.
+    """
+
+    def __init__(
+        self,
+        ops: Ops,
+        spec: StackSpec,
+        config: Mapping[str, Any],
+        *,
+        dtype: DTypeName,
+        device: str,
+        head_tensors: Mapping[str, tuple[str, ...]],
+    ) -> None:
+        super().__init__(ops, spec, config, dtype=dtype, device=device)
+        self.heads = spec.heads
+        self.head_tensors = head_tensors
+        width = spec.width
+        self.pooler = Linear(ops, width, width, bias=True) if "pooler" in spec.heads else None
+        self.mlm = MaskedLMHead(ops, spec) if "mlm" in spec.heads else None
+        self.nsp = Linear(ops, width, 2, bias=True) if "nsp" in spec.heads else None
+        self.classifier = (
+            Linear(ops, width, spec.labels, bias=True) if "classification" in spec.heads else None
+        )
+
+    def _absent(self, head: str) -> WeightsError:
+        return WeightsError(
+            f"this checkpoint has no {head} head: {', '.join(self.head_tensors[head])} are missing",
+            hint=f"it has: {', '.join(sorted(self.heads)) or 'no heads'}",
+        )
+
+    def mlm_logits(self, hidden: Tensor) -> Tensor:
+        """Masked-LM scores [M, V] for rows [M, D]."""
+        if self.mlm is None:
+            raise self._absent("mlm")
+        return self.mlm(hidden, self.embeddings.tokens)
+
+    def pooled(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """tanh(dense(first token)) of each sequence: [B, D]."""
+        if self.pooler is None:
+            raise self._absent("pooler")
+        if any(start == end for start, end in pairwise(batch.starts)):
+            raise UsageError("an empty sequence has no first token to pool")
+        first = torch.tensor(batch.starts[:-1], dtype=torch.int64, device=hidden.device)  # [B]
+        return self.ops.activation(self.pooler(hidden[first]), "tanh")
+
+    def nsp_logits(self, pooled: Tensor) -> Tensor:
+        """Next-sentence scores [B, 2]: column 0 "is next", column 1 "is random"."""
+        if self.nsp is None:
+            raise self._absent("nsp")
+        return self.nsp(pooled)
+
+    def class_logits(self, pooled: Tensor) -> Tensor:
+        """Classification scores [B, C]."""
+        if self.classifier is None:
+            raise self._absent("classification")
+        return self.classifier(pooled)

@@ -1,0 +1,138 @@
+"""The meaning of every op, in plain torch: the ``reference`` back end, and the yardstick other back ends are held to.
+
+Shapes, as in ``llmasos.api.Ops``: N packed tokens, M rows, K packed keys, I and O widths, Hq query heads, Hk key/value
+heads, G = Hq / Hk, E head width, V vocabulary. Statistics and log-sum-exps are taken in float32 whatever the dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llmasos.api import OP_NAMES, AttentionLayout, UsageError
+
+_ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+
+#: Elements of one float32 block of logits in ``token_logprobs``: 32 MiB, small enough to stay near the caches.
+_LOGIT_BLOCK = 2**23
+
+
+def embedding(ids: Tensor, weight: Tensor) -> Tensor:
+    """ids [N] int64, weight [V, O] -> [N, O]."""
+    return F.embedding(ids, weight)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x [N, I] / sqrt(mean(x²) + eps) * weight [I] (Zhang & Sennrich 2019)."""
+    wide = x.float()
+    wide = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
+    return weight * wide.to(x.dtype)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """(x - mean) / sqrt(var + eps) * weight + bias over the last axis of x [N, I] (Ba et al. 2016)."""
+    return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x [N, I] @ weight [O, I]ᵀ + bias [O] -> [N, O]."""
+    return F.linear(x, weight, bias)
+
+
+def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn pairs (x[j], x[j + R/2]) of the first R = 2 * cos.shape[1] elements of each head by the given angles.
+
+    x [N, H, E], cos and sin [N, R/2] float32, R <= E; elements from R on pass through (Su et al. 2021).
+    """
+    half = cos.shape[-1]
+    cos_, sin_ = cos[:, None, :], sin[:, None, :]  # [N, 1, R/2]
+    a, b = x[..., :half].float(), x[..., half : 2 * half].float()  # [N, H, R/2]
+    turned = torch.cat((a * cos_ - b * sin_, b * cos_ + a * sin_), dim=-1).to(x.dtype)
+    return turned if 2 * half == x.shape[-1] else torch.cat((turned, x[..., 2 * half :]), dim=-1)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, layout: AttentionLayout, scale: float) -> Tensor:
+    """softmax(q kᵀ · scale) v for each sequence and head: q [N, Hq, E], k and v [K, Hk, E] -> [N, Hq, E].
+
+    Sequences never see each other, so nothing is padded and nothing of one sequence can reach another. Query head h
+    reads key head h // G: queries are viewed as [Hk, G, n, E] and the one key head of a group is broadcast (stride 0)
+    over its G query heads instead of being copied.
+    """
+    heads, width = q.shape[1], q.shape[2]
+    key_heads = k.shape[1]
+    group = heads // key_heads
+    out = q.new_empty(q.shape)
+    for b in range(len(layout.q_starts) - 1):
+        first, last = layout.q_starts[b], layout.q_starts[b + 1]
+        n = last - first
+        if n == 0:
+            continue
+        k_first = layout.k_starts[b]
+        m = layout.k_starts[b + 1] - k_first if layout.k_lengths is None else layout.k_lengths[b]
+        queries = q[first:last].reshape(n, key_heads, group, width).permute(1, 2, 0, 3)  # [Hk, G, n, E]
+        keys = k[k_first : k_first + m].permute(1, 0, 2)[:, None].expand(key_heads, group, m, width)
+        values = v[k_first : k_first + m].permute(1, 0, 2)[:, None].expand(key_heads, group, m, width)
+        # torch's own causal flag aligns the first query with the first key; ours are the last tokens of the keys.
+        mask = None
+        if layout.causal and 1 < n < m:
+            mask = torch.ones(n, m, dtype=torch.bool, device=q.device).tril(m - n)
+        found = F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, is_causal=layout.causal and n == m and n > 1, scale=scale
+        )  # [Hk, G, n, E]
+        out[first:last].view(n, key_heads, group, width).copy_(found.permute(2, 0, 1, 3))
+    return out
+
+
+def activation(x: Tensor, kind: str) -> Tensor:
+    """Pointwise non-linearity. Raises UsageError for a kind that is not one of the contract's."""
+    function = _ACTIVATIONS.get(kind)
+    if function is None:
+        raise UsageError(f"unknown activation {kind!r}", hint=f"known: {', '.join(sorted(_ACTIVATIONS))}")
+    return function(x)
+
+
+def gated_activation(gate: Tensor, up: Tensor, kind: str) -> Tensor:
+    """activation(gate) * up, both [N, O] (Shazeer 2020)."""
+    return activation(gate, kind) * up
+
+
+def token_logprobs(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """log softmax(x weightᵀ + bias)[targets] and the arg-max: x [M, I], weight [V, I], targets [M] -> [M], [M].
+
+    Rows go through the head in blocks, so [M, V] is never held at once.
+    """
+    rows = max(1, _LOGIT_BLOCK // weight.shape[0])
+    logprobs, best = [], []
+    for block, wanted in zip(x.split(rows), targets.split(rows), strict=True):
+        logits = F.linear(block, weight, bias).float()  # [m, V]
+        chosen = logits.gather(1, wanted[:, None]).squeeze(1)
+        logprobs.append(chosen - logits.logsumexp(dim=-1))
+        best.append(logits.argmax(dim=-1))
+    if not logprobs:
+        return x.new_zeros(0, dtype=torch.float32), targets.new_zeros(0)
+    return torch.cat(logprobs), torch.cat(best)
+
+
+class ReferenceOps:
+    """The reference ops as one ``Ops`` object, for code that builds a model without a hub."""
+
+    providers: Mapping[str, str] = {op: f"llmasos-transformer/reference.{op}" for op in OP_NAMES}
+
+    embedding = staticmethod(embedding)
+    rms_norm = staticmethod(rms_norm)
+    layer_norm = staticmethod(layer_norm)
+    linear = staticmethod(linear)
+    rotary = staticmethod(rotary)
+    attention = staticmethod(attention)
+    activation = staticmethod(activation)
+    gated_activation = staticmethod(gated_activation)
+    token_logprobs = staticmethod(token_logprobs)
