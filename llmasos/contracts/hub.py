@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,6 +34,8 @@ class Provided:
     summary: str
     #: The manifest's ``matches`` table: what files, model types and so on this contribution is for.
     matches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: The manifest's ``capabilities`` table, as written.
+    capabilities: Mapping[str, Any] = field(default_factory=dict)
 
 
 class HubAPI(Protocol):
@@ -49,6 +51,10 @@ class HubAPI(Protocol):
 
     def names(self, kind: str) -> Sequence[Provided]:
         """Everything enabled plugins promise of one kind, sorted by full name. Imports nothing."""
+
+    def matching(self, kind: str, **facts: str | Iterable[str]) -> Sequence[Provided]:
+        """Of one kind, what declares in its manifest to match any of the facts, for example ``model_type="llama"`` or
+        ``files=["model.gguf"]``. Imports nothing."""
 
     def contribution(self, kind: str, name: str) -> Contribution:
         """The descriptor behind a bare or full name; imports that plugin only.
@@ -69,6 +75,9 @@ class HubAPI(Protocol):
 
     def load_tokenizer(self, ref: str) -> Tokenizer:
         """The tokenizer of a model reference, without its weights."""
+
+    def plugin_settings(self, plugin_id: str) -> Mapping[str, Any]:
+        """Values of the settings that a plugin's manifest declares under ``[settings]``."""
 
     def plugins_used(self) -> Sequence[PluginInfo]:
         """Plugins imported so far by this Hub, sorted by id."""

@@ -1,0 +1,1 @@
+"""The command line: lazy click groups over the Hub."""

@@ -1,0 +1,290 @@
+"""The ``llmasos`` command.
+
+Core commands are a static table of import paths; plugin commands come from the index with the summaries of their
+manifests. Listing and ``--help`` import neither the commands nor any plugin.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmasos.cli.state import State
+from llmasos.errors import ExitCode, LlmasosError, PluginLoadError
+
+if TYPE_CHECKING:
+    from llmasos.kernel.catalog import Catalog
+
+#: name -> (import path, summary). The summary is here so that ``--help`` imports nothing; a test compares it with the command.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "data": ("llmasos.cli.data:command", "Clean, deduplicate and tokenise text."),
+    "doctor": ("llmasos.cli.doctor:command", "Check this environment and its plugins."),
+    "eval": ("llmasos.cli.eval:command", "Score a model on tasks."),
+    "generate": ("llmasos.cli.generate:command", "Continue a prompt or answer a message."),
+    "model": ("llmasos.cli.model:command", "Describe a model without loading it."),
+    "plugin": ("llmasos.cli.plugin:command", "List, describe, switch and check plugins."),
+}
+
+#: Flags that stand before the command, and how many values each takes.
+GLOBAL_FLAGS: dict[str, int] = {
+    "--no-plugins": 0,
+    "--offline": 0,
+    "--only": 1,
+    "--plugin": 1,
+    "--trace-plugins": 0,
+    "--version": 0,
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are named."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Core commands, then plugin commands, each sorted."""
+        return [*COMMANDS, *(name for name, _ in plugin_commands(context.ensure_object(State)))]
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Import the command behind a name."""
+        if name in COMMANDS:
+            path = COMMANDS[name][0]
+            return import_command(path)
+        state = context.ensure_object(State)
+        catalog = _catalog(state)
+        if all(name not in (entry.name, entry.full_name) for entry in _all_commands(catalog)):
+            return None
+        found = state.hub.get("command", name)
+        if not isinstance(found, click.Command):
+            raise PluginLoadError(
+                f"the plugin command `{name}` is a {type(found).__name__}, not a click command"
+            )
+        return found
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click, with near misses for an unknown command."""
+        name = args[0]
+        if self.get_command(context, name) is None and not name.startswith("-"):
+            from llmasos.near_miss import did_you_mean
+
+            known = self.list_commands(context)
+            raise click.UsageError(f"no command `{name}`{did_you_mean(name, known)}", context)
+        return super().resolve_command(context, args)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Two lists, from the table and from the index."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in sorted(COMMANDS.items())])
+        extra = plugin_commands(context.ensure_object(State))
+        if extra:
+            with formatter.section("Plugin commands"):
+                formatter.write_dl(extra)
+
+
+def import_command(path: str) -> click.Command:
+    """The click command behind ``module:attribute`` of the core."""
+    import importlib
+
+    module, _, attribute = path.partition(":")
+    found = getattr(importlib.import_module(module), attribute)
+    assert isinstance(found, click.Command)
+    return found
+
+
+def _catalog(state: State) -> Catalog:
+    from llmasos.kernel.catalog import Catalog
+
+    return Catalog(state.inventory)
+
+
+def _all_commands(catalog: Catalog) -> list[Any]:
+    return catalog.entries("command")
+
+
+def plugin_commands(state: State) -> list[tuple[str, str]]:
+    """(name, summary) of plugin commands, sorted; the full name where the bare one is taken or ambiguous."""
+    entries = _all_commands(_catalog(state))
+    bare = [entry.name for entry in entries]
+    rows = [
+        (
+            entry.full_name if entry.name in COMMANDS or bare.count(entry.name) > 1 else entry.name,
+            entry.table["summary"],
+        )
+        for entry in entries
+    ]
+    return sorted(rows)
+
+
+def _print_version(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        from llmasos import API_VERSION, __version__
+
+        click.echo(f"llmasos {__version__} (API {API_VERSION[0]}.{API_VERSION[1]})")
+        context.exit()
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version.",
+)
+@click.option(
+    "--no-plugins", is_flag=True, default=None, help="Ignore installed plugins. [env: LLMASOS_NO_PLUGINS]"
+)
+@click.option("--only", metavar="ID,ID", help="Use only these installed plugins.")
+@click.option(
+    "--plugin", "plugins", metavar="DIR", multiple=True, help="Use the plugin in a folder. May be repeated."
+)
+@click.option(
+    "--trace-plugins",
+    is_flag=True,
+    default=None,
+    help="Show every plugin load and hook call. [env: LLMASOS_TRACE_PLUGINS]",
+)
+@click.option("--offline", is_flag=True, default=None, help="Fetch nothing. [env: LLMASOS_OFFLINE]")
+@click.pass_context
+def command(context: click.Context, /, **_: Any) -> None:
+    """An operating system for open language models.
+
+    Flags before the command apply to every command.
+    """
+
+
+def read_globals(arguments: Sequence[str]) -> State:
+    """The State from the flags in front of the command, read before click or any plugin has a say."""
+    flags: dict[str, list[str]] = {}
+    position = 0
+    while position < len(arguments):
+        name, equals, value = arguments[position].partition("=")
+        if name not in GLOBAL_FLAGS:
+            # `--help` may stand among the flags; the first thing that is no option is the command.
+            if name in ("-h", "--help"):
+                position += 1
+                continue
+            break
+        if GLOBAL_FLAGS[name]:
+            if not equals:
+                position += 1
+                value = arguments[position] if position < len(arguments) else ""
+            flags.setdefault(name, []).append(value)
+        else:
+            flags[name] = []
+        position += 1
+    only = [part.strip() for text in flags.get("--only", []) for part in text.split(",")]
+    return State(
+        no_plugins=True if "--no-plugins" in flags else None,
+        only=tuple(part for part in only if part) if "--only" in flags else None,
+        plugins=tuple(Path(text) for text in flags.get("--plugin", [])),
+        trace_plugins=True if "--trace-plugins" in flags else None,
+        offline=True if "--offline" in flags else None,
+    )
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line and return its exit code. Never raises, and prints a traceback only when strict."""
+    state = read_globals(arguments)
+    try:
+        result = command.main(list(arguments), prog_name="llmasos", standalone_mode=False, obj=state)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence_stdout()
+        return int(ExitCode.RUN_FAILED)
+    except (KeyboardInterrupt, click.Abort):
+        state.output.error("interrupted")
+        return int(ExitCode.INTERRUPTED)
+    except LlmasosError as error:
+        return _report(state, error)
+    except click.ClickException as error:
+        return _usage(state, error)
+    except Exception as error:
+        return _crash(state, error)
+    # A command may return an ExitCode; click's own exits (--help, context.exit) come back as numbers.
+    return int(result) if isinstance(result, int) and not isinstance(result, bool) else int(ExitCode.OK)
+
+
+def _report(state: State, error: LlmasosError) -> int:
+    if _strict(state):
+        import traceback
+
+        traceback.print_exception(error)
+    state.output.error(error.message, error.hint)
+    return int(error.exit_code)
+
+
+def _usage(state: State, error: click.ClickException) -> int:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "llmasos"
+    hint = f"`{path} --help` shows what it takes"
+    option = getattr(error, "option_name", None)
+    if option in GLOBAL_FLAGS:
+        hint = f"{option} stands before the command: llmasos {option} ..."
+    state.output.error(error.format_message(), hint)
+    return int(ExitCode.USAGE) if isinstance(error, click.UsageError) else error.exit_code
+
+
+def _strict(state: State) -> bool:
+    try:
+        return state.config.strict
+    except LlmasosError:
+        return False
+
+
+def _crash(state: State, error: Exception) -> int:
+    """An exception nobody meant for the user: one line, the traceback in a file."""
+    import traceback
+
+    if _strict(state):
+        traceback.print_exception(error)
+    text = "".join(traceback.format_exception(error))
+    where = _keep_traceback(state, text)
+    first = (str(error).strip().splitlines() or [""])[0]
+    state.output.error(
+        f"internal error {type(error).__name__}: {first}".rstrip(": "),
+        f"the traceback is in {where}; please report it"
+        if where
+        else "set LLMASOS_STRICT=1 to see the traceback",
+    )
+    return int(ExitCode.RUN_FAILED)
+
+
+def _keep_traceback(state: State, text: str) -> Path | None:
+    import tempfile
+    import time
+
+    from llmasos.kernel.atomic import write_atomic
+
+    name = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.txt"
+    folders = [Path(tempfile.gettempdir(), "llmasos-errors")]
+    with suppress(LlmasosError):
+        folders.insert(0, state.config.cache_dir / "errors")
+    for folder in folders:
+        try:
+            write_atomic(folder / name, text.encode("utf-8", "backslashreplace"))
+        except OSError:
+            continue
+        return folder / name
+    return None
+
+
+def _silence_stdout() -> None:
+    """The reader has gone: what is left in the buffer must not make the interpreter complain at exit."""
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+    except (OSError, ValueError):
+        pass
+
+
+def main() -> None:
+    """Console entry point."""
+    sys.exit(run(sys.argv[1:]))

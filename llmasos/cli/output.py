@@ -1,0 +1,209 @@
+"""Where commands write: stdout is data, stderr is talk, and ``--json`` has one shape a command.
+
+Modes: ``human`` (text and tables), ``json`` (one JSON document), ``quiet`` (data only, no talk). Colour never carries
+meaning. rich is imported only when a progress bar is shown on a terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from llmasos.contracts.evaluation import Progress
+
+MODES = ("human", "json", "quiet")
+#: A progress line is written at once, then at most this often, when stderr is not a terminal. Seconds.
+PLAIN_INTERVAL = 5.0
+
+
+class Output:
+    """One for each run of the command line."""
+
+    def __init__(
+        self, mode: str = "human", stdout: TextIO | None = None, stderr: TextIO | None = None
+    ) -> None:
+        self.mode = mode
+        self._stdout = stdout
+        self._stderr = stderr
+
+    @property
+    def stdout(self) -> TextIO:
+        """Looked up at each use, so that redirection works."""
+        return self._stdout or sys.stdout
+
+    @property
+    def stderr(self) -> TextIO:
+        """Looked up at each use, so that redirection works."""
+        return self._stderr or sys.stderr
+
+    def emit(self, value: Any, human: Callable[[], str] | str | None = None) -> None:
+        """The result of a command: ``value`` as JSON in json mode, else ``human`` (text, or a function that makes it).
+
+        Without ``human`` the value itself is printed. ``value`` holds what JSON can hold, and paths.
+        """
+        if self.mode == "json":
+            self.line(to_json(value))
+            return
+        text = human() if callable(human) else human
+        self.line(str(value) if text is None else text)
+
+    def line(self, text: str) -> None:
+        """Data, one line or more, to stdout."""
+        self.stdout.write(text if text.endswith("\n") else text + "\n")
+
+    def write(self, text: str) -> None:
+        """A piece of streamed data to stdout, shown at once."""
+        self.stdout.write(text)
+        self.stdout.flush()
+
+    def note(self, text: str) -> None:
+        """Talk to stderr; nothing in quiet mode."""
+        if self.mode != "quiet":
+            self._say(text)
+
+    def warn(self, text: str) -> None:
+        """One line to stderr, in every mode."""
+        self._say(f"warning: {text}")
+
+    def error(self, message: str, hint: str | None = None) -> None:
+        """``error: ...`` and ``hint: ...`` to stderr, in every mode."""
+        self._say(f"error: {message}")
+        if hint:
+            self._say(f"hint: {hint}")
+
+    def _say(self, text: str) -> None:
+        self.stdout.flush()
+        self.stderr.write(text + "\n")
+        self.stderr.flush()
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+        """Rows as aligned text. Numbers are aligned to the right, everything else to the left."""
+        return format_table(columns, rows)
+
+    @contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """Progress of long work on stderr: a bar on a terminal, plain lines elsewhere, only warnings in quiet mode."""
+        if self.mode == "quiet":
+            yield SilentProgress(self)
+        elif self.stderr.isatty():
+            from llmasos.cli.bar import bar_progress
+
+            with bar_progress(self) as bar:
+                yield bar
+        else:
+            plain = PlainProgress(self)
+            yield plain
+            plain.close()
+
+
+def to_json(value: Any) -> str:
+    """The JSON text of a result: UTF-8, two spaces, keys in the order given; NaN and infinities are null."""
+    import json
+
+    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else None
+    if isinstance(value, (str, int, bool)) or value is None:
+        return value
+    if hasattr(value, "items"):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if hasattr(value, "_asdict"):
+        return _plain(value._asdict())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
+    if hasattr(value, "__fspath__"):
+        return str(value)
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def format_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Aligned text with a header line; cells are made one line, floats get four decimals."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    numeric = [
+        bool(rows) and all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(columns))
+    ]
+    widths = [
+        max(len(name), *(len(row[i]) for row in cells)) if cells else len(name)
+        for i, name in enumerate(columns)
+    ]
+
+    def join(row: Sequence[str]) -> str:
+        parts = [
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(row, widths, numeric, strict=True)
+        ]
+        return "  ".join(parts).rstrip()
+
+    lines = [join(list(columns)), join(["-" * width for width in widths])]
+    return "\n".join([*lines, *(join(row) for row in cells)])
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return " ".join(str("" if value is None else value).split())
+
+
+class SilentProgress:
+    """Says nothing but warnings."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        """Nothing."""
+
+    def advance(self, amount: int = 1) -> None:
+        """Nothing."""
+
+    def warn(self, message: str) -> None:
+        """One line."""
+        self._output.warn(message)
+
+
+class PlainProgress:
+    """Lines for logs and pipes: each phase at once, then its count now and then."""
+
+    def __init__(self, output: Output, clock: Callable[[], float] = time.monotonic) -> None:
+        self._output = output
+        self._clock = clock
+        self._name = ""
+        self._total: int | None = None
+        self._done = 0
+        self._said_at = 0.0
+        self._said = -1
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        """Announce a phase."""
+        self.close()
+        self._name, self._total, self._done, self._said = name, total, 0, 0
+        self._said_at = self._clock()
+        self._output.note(f"{name} ..." if total is None else f"{name}: 0/{total}")
+
+    def advance(self, amount: int = 1) -> None:
+        """Count, and say so when it is time or the phase is complete."""
+        self._done += amount
+        if self._clock() - self._said_at >= PLAIN_INTERVAL or self._done == self._total:
+            self._say()
+
+    def warn(self, message: str) -> None:
+        """One line."""
+        self._output.warn(message)
+
+    def close(self) -> None:
+        """The last count of the phase, if it was not said."""
+        if self._name and self._done and self._said != self._done:
+            self._say()
+
+    def _say(self) -> None:
+        self._said, self._said_at = self._done, self._clock()
+        self._output.note(f"{self._name}: {self._done}" + ("" if self._total is None else f"/{self._total}"))

@@ -1,0 +1,61 @@
+"""The Hub: the one object that the command line, tests and Python users hold.
+
+::
+
+    import llmasos
+
+    hub = llmasos.Hub()
+    loaded = hub.load_model("./SmolLM2-135M-Instruct")
+    result = hub.evaluate(model="./SmolLM2-135M-Instruct", tasks=("quickstart",), limit=10)
+
+The kernel part (plugins, names, hooks) is ``KernelHub``; the methods here call the pipelines, which are imported when used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llmasos.kernel.hub import KernelHub
+
+if TYPE_CHECKING:
+    from llmasos.contracts.evaluation import LoadedModel
+    from llmasos.contracts.model import GenerationChunk, SamplingParams
+    from llmasos.contracts.tokenizer import Tokenizer
+
+
+class Hub(KernelHub):
+    """Load, describe, generate, evaluate and process with the plugins of this environment."""
+
+    def load_model(
+        self, ref: str, *, device: str = "auto", dtype: str = "exact", allow_pickle: bool = False
+    ) -> LoadedModel:
+        """Resolve, open and build a causal language model with its tokenizer."""
+        from llmasos.pipelines.load import load_model
+
+        return load_model(self, ref, device=device, dtype=dtype, allow_pickle=allow_pickle)
+
+    def load_tokenizer(self, ref: str) -> Tokenizer:
+        """The tokenizer of a model reference, without its weights."""
+        from llmasos.pipelines.load import load_tokenizer
+
+        return load_tokenizer(self, ref)
+
+    def generate(
+        self,
+        loaded: LoadedModel,
+        prompts: Sequence[str | Sequence[int]],
+        params: SamplingParams,
+        *,
+        batch_size: int = 8,
+    ) -> Iterator[GenerationChunk]:
+        """Complete prompts (text, or token ids as they are given to the model) together, streaming."""
+        from llmasos.pipelines.generate import generate
+
+        return generate(self, loaded, prompts, params, batch_size=batch_size)
+
+    def describe(self, ref: str, *, allow_pickle: bool = False) -> dict[str, Any]:
+        """Everything about a model that can be known without loading its weights."""
+        from llmasos.pipelines.describe import describe_model
+
+        return describe_model(self, ref, allow_pickle=allow_pickle)
