@@ -1,0 +1,194 @@
+"""Checkpoints in GGUF, presented under Hugging Face names, layouts and configuration."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from llmasos.api import ModelNotFound, TensorInfo, WeightsError
+
+from .directory import safest_format
+from .gguf_config import build_config, metadata
+from .gguf_header import GgufTensor, import_gguf, parse_header
+from .gguf_names import ROPE_FACTORS, Rename, rename
+from .mapping import MappedFile, sniff
+from .rope_factors import recognise
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Types that torch has itself: returned as they are stored.
+PLAIN = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
+    "I16": "int16", "I8": "int8",
+}  # fmt: skip
+#: Block types that are turned into float32.
+QUANTISED = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
+
+_SPLIT = re.compile(r".*-(\d{5})-of-(\d{5})\.gguf")
+# Blocks decode independently, so rows may be cut anywhere between blocks. The gguf package works on 16 rows at a time
+# in Python: rows of about this many elements keep that loop short and its temporaries in cache.
+_ROW_ELEMENTS = 2048
+
+
+class GgufFormat:
+    """Reads a .gguf file, or a directory that holds exactly one."""
+
+    def accepts(self, path: Path) -> bool:
+        if path.is_dir():
+            return safest_format(path) == "gguf"
+        content = sniff(path)
+        return content == "gguf" or (not content and path.suffix == ".gguf" and path.is_file())
+
+    def open(self, path: Path, *, allow_pickle: bool = False) -> GgufCheckpoint:
+        """Check the header and map the file; reads no tensor.
+
+        ``allow_pickle`` changes nothing: GGUF holds none. Raises ModelNotFound when the path leads nowhere, and
+        WeightsError naming the byte and the numbers that do not fit.
+        """
+        path = Path(path)
+        file = path
+        if path.is_dir():
+            found = sorted(path.glob("*.gguf"))
+            if len(found) != 1:
+                names = ", ".join(entry.name for entry in found[:8]) or "none"
+                raise WeightsError(
+                    f"{path}: a directory must hold exactly one .gguf file, this one has {len(found)}: {names}",
+                    hint=f"name the file itself: {found[0]}" if found else "name a .gguf file",
+                )
+            (file,) = found
+        elif not path.exists():
+            raise ModelNotFound(f"{path}: no such file or directory", hint="check the path")
+        if (match := _SPLIT.fullmatch(file.name)) and int(match[2]) > 1:
+            raise WeightsError(
+                f"{file}: part {int(match[1])} of {int(match[2])} of a split GGUF, which cannot be read in parts",
+                hint="join the parts first: llama-gguf-split --merge FIRST_PART OUTPUT.gguf",
+            )
+        return GgufCheckpoint(path, file)
+
+
+class GgufCheckpoint:
+    """An open GGUF file; see the Checkpoint contract."""
+
+    format = "gguf"
+
+    def __init__(self, path: Path, file: Path) -> None:
+        self.path = path
+        self._mapped = MappedFile(file)
+        self._header = parse_header(file, self._mapped.view)
+        parts = self._header.values.get("split.count", 0)
+        if type(parts) is int and parts > 1:
+            raise WeightsError(
+                f"{file}: split.count is {parts}: this is one part of a split GGUF",
+                hint="join the parts first: llama-gguf-split --merge FIRST_PART OUTPUT.gguf",
+            )
+        self._config = build_config(file, self._header)
+        self._stored: dict[str, tuple[GgufTensor, Rename]] = {}
+        self._name_tensors(file)
+        self._tensors = {name: self._info(name, stored, new) for name, (stored, new) in self._stored.items()}
+
+    def _name_tensors(self, file: Path) -> None:
+        family = self._config["model_type"]
+        heads = self._config.get("num_attention_heads", 0)
+        kv_heads = self._config.get("num_key_value_heads", heads)
+        for stored in self._header.tensors.values():
+            if family == "llama" and stored.name == ROPE_FACTORS:
+                factors = self._mapped_tensor(stored).float().flatten().tolist()
+                self._config["rope_scaling"] = recognise(file, factors, self._config)
+                continue
+            new = rename(family, stored.name, heads, kv_heads)
+            rows = stored.shape[0] if stored.shape else 1
+            if new.layout == "rotary" and (not new.heads or rows % (2 * new.heads)):
+                raise WeightsError(
+                    f"{file}: {stored.name} has {rows} rows, which are not {new.heads} heads of an even size",
+                    hint="the header's head counts and its tensors do not fit; convert the original again",
+                )
+            if new.layout == "transposed" and len(stored.shape) != 2:
+                raise WeightsError(
+                    f"{file}: {stored.name} has shape {list(stored.shape)}, not two dimensions"
+                )
+            if new.name in self._stored:
+                raise WeightsError(
+                    f"{file}: {stored.name} and {self._stored[new.name][0].name} are both {new.name}",
+                    hint="convert the original again",
+                )
+            self._stored[new.name] = (stored, new)
+
+    @staticmethod
+    def _info(name: str, stored: GgufTensor, new: Rename) -> TensorInfo:
+        shape = stored.shape[::-1] if new.layout == "transposed" else stored.shape
+        return TensorInfo(name, shape, stored.type_name, stored.nbytes)
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return MappingProxyType(self._config)
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Stored tensors by Hugging Face name; ``dtype`` is the quantised type. Architectures other than llama, gpt2 and
+        bert keep their GGUF names."""
+        return MappingProxyType(self._tensors)
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """``file_format``, ``quantization`` (types by bytes, largest first), and name, licence, organisation, size and
+        architecture where the file states them."""
+        sizes: Counter[str] = Counter()
+        for info in self._tensors.values():
+            sizes[info.dtype] += info.nbytes
+        types = ", ".join(dtype for dtype, _ in sizes.most_common()) or "no tensors (vocabulary only)"
+        return {**metadata(self._header), "quantization": types}
+
+    @property
+    def header(self) -> Mapping[str, Any]:
+        """The file's key-values; arrays are read on access and stay readable after ``close``."""
+        return MappingProxyType(dict(self._header.values))
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor in Hugging Face's layout: float32 when it was quantised, else as stored.
+
+        Raises KeyError for an unknown name; WeightsError for a quantised type that cannot be read, a closed checkpoint
+        or a file that shrank.
+        """
+        stored, new = self._stored[name]
+        weight = self._mapped_tensor(stored)
+        if new.layout == "transposed":
+            return weight.t().contiguous()
+        if new.layout == "rotary":
+            # [heads, d/2, 2, ...] as stored -> [heads, 2, d/2, ...]
+            return weight.reshape(new.heads, -1, 2, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)
+        return weight
+
+    def _mapped_tensor(self, stored: GgufTensor) -> Tensor:
+        if stored.type_name in PLAIN:
+            return self._mapped.tensor(PLAIN[stored.type_name], stored.shape, stored.begin)
+        if stored.type_name not in QUANTISED:
+            raise WeightsError(
+                f"{self._mapped.path}: tensor {stored.name} is stored as {stored.type_name}, which cannot be read",
+                hint=f"use a file quantised as one of {', '.join(QUANTISED)}, F16, BF16 or F32",
+            )
+        return dequantise(
+            self._mapped.tensor("uint8", (stored.nbytes,), stored.begin), stored.type_name
+        ).view(stored.shape)
+
+    def files(self) -> Sequence[Path]:
+        return [self._mapped.path]
+
+    def close(self) -> None:
+        self._mapped.close()
+
+
+def dequantise(raw: Tensor, type_name: str) -> Tensor:
+    """The numbers in ``raw`` [bytes] uint8, whole blocks of one quantised type: [elements] float32."""
+    import torch
+
+    gguf = import_gguf()
+    kind = gguf.GGMLQuantizationType[type_name]
+    block_elements, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    blocks = raw.numel() // block_bytes
+    row = next(size for size in range(max(1, _ROW_ELEMENTS // block_elements), 0, -1) if blocks % size == 0)
+    return torch.from_numpy(gguf.dequantize(raw.numpy().reshape(-1, row * block_bytes), kind).reshape(-1))
