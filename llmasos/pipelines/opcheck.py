@@ -14,8 +14,8 @@ from llmasos.contracts.runtime import AttentionLayout, OpCallable, OpName
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Token counts tried: one, odd, and more than one cache line.
-SIZES = (1, 7, 33)
+#: Token counts tried: none, one, odd, and more than one cache line.
+SIZES = (0, 1, 7, 33)
 
 
 def largest_difference(
@@ -23,37 +23,50 @@ def largest_difference(
 ) -> float:
     """Largest absolute difference, in fp32, between ``call`` and ``reference`` over the sample inputs of ``op``.
 
-    A wrong shape, a NaN, or an exception counts as infinite. Inputs are the same on every run and of unit scale.
+    A wrong shape, a NaN, or an exception counts as infinite. Inputs are the same on every run and of unit scale; both
+    contiguous ones and views with gaps are tried, because a model slices its tensors.
     """
     worst = 0.0
-    for arguments in sample_inputs(op, device=device, dtype=dtype):
-        expected = _tensors(reference(*arguments))
-        try:
-            actual = _tensors(call(*arguments))
-        except Exception:  # whatever a provider raises, it is not usable here
-            return float("inf")
-        if [t.shape for t in actual] != [t.shape for t in expected]:
-            return float("inf")
-        for left, right in zip(actual, expected, strict=True):
-            if left.numel() == 0:
-                continue
-            difference = float((left.float() - right.float()).abs().max())
-            worst = difference if difference >= worst else worst if difference == difference else float("inf")
+    for strided in (False, True):
+        for arguments in sample_inputs(op, device=device, dtype=dtype, strided=strided):
+            expected = tensors(reference(*arguments))
+            try:
+                actual = tensors(call(*arguments))
+            except Exception:  # whatever a provider raises, it is not usable here
+                return float("inf")
+            if [t.shape for t in actual] != [t.shape for t in expected]:
+                return float("inf")
+            for left, right in zip(actual, expected, strict=True):
+                if left.numel() == 0:
+                    continue
+                difference = float((left.float() - right.float()).abs().max())
+                # NaN compares false with everything, so it is caught here and cannot hide behind a larger number.
+                worst = max(worst, difference) if difference == difference else float("inf")
     return worst
 
 
-def sample_inputs(op: OpName, *, device: str, dtype: DTypeName) -> Iterator[tuple[Any, ...]]:
-    """Argument tuples for an op: empty, single, odd and longer inputs; several head layouts for attention."""
+def sample_inputs(
+    op: OpName, *, device: str, dtype: DTypeName, strided: bool = False
+) -> Iterator[tuple[Any, ...]]:
+    """Argument tuples for an op: empty, single, odd and longer inputs; several head layouts for attention.
+
+    ``strided`` gives the same numbers as views with gaps between rows or elements.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(20261121)
     kind = getattr(torch, dtype)
+    made = 0
 
     def random(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator).to(device=device, dtype=kind)
+        nonlocal made
+        values = torch.randn(*shape, generator=generator).to(device=device, dtype=kind)
+        made += 1
+        return _with_gaps(values, every=made % 2 == 0) if strided else values
 
     def integers(high: int, *shape: int) -> Tensor:
-        return torch.randint(0, high, shape, generator=generator).to(device)
+        values = torch.randint(0, high, shape, generator=generator).to(device)
+        return _with_gaps(values, every=True) if strided else values
 
     makers: dict[str, Callable[[int], Iterator[tuple[Any, ...]]]] = {
         "embedding": lambda n: iter([(integers(19, n), random(19, 24))]),
@@ -64,13 +77,23 @@ def sample_inputs(op: OpName, *, device: str, dtype: DTypeName) -> Iterator[tupl
         "linear": lambda n: iter(
             [(random(n, 40), random(24, 40) / 6.3, random(24)), (random(n, 40), random(24, 40) / 6.3, None)]
         ),
-        "rotary": lambda n: iter([(random(n, 3, 16), *_angles(random(n, 8)))]),
+        "rotary": lambda n: iter(
+            # All of each head, and half of it. Angles are float32 whatever the element type.
+            [(random(n, 3, 16), *_angles(random(n, 8))), (random(n, 3, 16), *_angles(random(n, 4)))]
+        ),
         "attention": lambda n: _attention_inputs(n, random),
         "activation": lambda n: iter(
             [(random(n, 24), name) for name in ("gelu", "gelu_new", "relu", "silu", "tanh")]
         ),
-        "gated_activation": lambda n: iter([(random(n, 24), random(n, 24), "silu")]),
-        "token_logprobs": lambda n: iter([(random(n, 24), random(50, 24), None, integers(50, n))]),
+        "gated_activation": lambda n: iter(
+            [(random(n, 24), random(n, 24), name) for name in ("gelu", "gelu_new", "relu", "silu", "tanh")]
+        ),
+        "token_logprobs": lambda n: iter(
+            [
+                (random(n, 24), random(50, 24) / 4.9, None, integers(50, n)),
+                (random(n, 24), random(50, 24) / 4.9, random(50), integers(50, n)),
+            ]
+        ),
     }
     for size in SIZES:
         yield from makers[op](size)
@@ -80,19 +103,37 @@ def _attention_inputs(n: int, random: Callable[..., Tensor]) -> Iterator[tuple[A
     for query_heads, key_heads in ((4, 4), (6, 2)):
         for causal in (True, False):
             # Two sequences; the second has 5 cached keys before its queries.
-            layout = AttentionLayout((0, n, n + 3), (0, n, n + 8), causal)
-            yield (
-                random(n + 3, query_heads, 16),
-                random(n + 8, key_heads, 16),
-                random(n + 8, key_heads, 16),
-                layout,
-                0.25,
-            )
+            packed = AttentionLayout((0, n, n + 3), (0, n, n + 8), causal)
+            # The same lengths, but keys lie in rows of a cache, in another order and with room to grow.
+            cached = AttentionLayout((0, n, n + 3), (11, 0), causal, k_lengths=(n, 8))
+            for layout, keys in ((packed, n + 8), (cached, n + 14)):
+                yield (
+                    random(n + 3, query_heads, 16),
+                    random(keys, key_heads, 16),
+                    random(keys, key_heads, 16),
+                    layout,
+                    0.25,
+                )
+
+
+def _with_gaps(values: Tensor, *, every: bool) -> Tensor:
+    """A view that equals ``values`` [..., K] and is not contiguous: every second element, or rows with padding behind."""
+    if values.dim() == 0:
+        return values
+    size = values.shape[-1]
+    if every or values.dim() == 1:
+        wide = values.new_zeros(*values.shape[:-1], 2 * size)
+        wide[..., ::2] = values
+        return wide[..., ::2]
+    wide = values.new_zeros(*values.shape[:-1], size + 3)
+    wide[..., :size] = values
+    return wide[..., :size]
 
 
 def _angles(raw: Tensor) -> tuple[Tensor, Tensor]:
-    return raw.cos(), raw.sin()
+    return raw.float().cos(), raw.float().sin()
 
 
-def _tensors(result: Any) -> list[Tensor]:
+def tensors(result: Any) -> list[Tensor]:
+    """The tensors an op returned, as a list."""
     return list(result) if isinstance(result, tuple | list) else [result]
