@@ -223,6 +223,10 @@ def _report(state: State, error: LlmasosError) -> int:
 
 def _usage(state: State, error: click.ClickException) -> int:
     context = getattr(error, "ctx", None)
+    # click 8.2 raises this for a group without arguments; before, it showed the help itself.
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())) and context is not None:
+        click.echo(context.get_help(), err=True)
+        return int(ExitCode.USAGE)
     path = context.command_path if context is not None else "llmasos"
     hint = f"`{path} --help` shows what it takes"
     option = getattr(error, "option_name", None)

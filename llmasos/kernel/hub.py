@@ -17,7 +17,8 @@ from llmasos.contracts.base import Contribution
 from llmasos.contracts.evaluation import TaskDef
 from llmasos.contracts.hub import PluginInfo, Provided
 from llmasos.contracts.model import ResolvedModel
-from llmasos.errors import LlmasosError, MissingDependency, ModelNotFound, PluginLoadError
+from llmasos.contracts.runtime import BackendRequest
+from llmasos.errors import LlmasosError, MissingDependency, ModelNotFound, PluginCallError, PluginLoadError
 from llmasos.hooks.calls import Collected, HookCalls, HookPlugin, new_manager
 from llmasos.hooks.specs import HOOKS
 from llmasos.kernel.catalog import Catalog, Entry, label
@@ -187,6 +188,21 @@ class KernelHub:
     def wrap(self, hook: str, default: Callable[..., Any] | None = None, /, **arguments: Any) -> Any:
         """Call a *wrap* hook: the first answer, with wrappers around it."""
         return self._calls.wrap(hook, self._implementing(hook, "wrap"), arguments, default)
+
+    def select_backend(self, request: BackendRequest, candidates: tuple[str, ...]) -> str:
+        """Ask ``select_backend``; the kernel's default is the first candidate. Raises PluginCallError for another name."""
+        plugin, answer = self._calls.first(
+            "select_backend",
+            self._implementing("select_backend", "first"),
+            {"request": request, "candidates": candidates},
+            lambda request, candidates: candidates[0],
+        )
+        if answer not in candidates:
+            raise PluginCallError(
+                f"hook llmasos_select_backend of {plugin} answered {answer!r}, which is not a candidate",
+                hint=f"candidates: {', '.join(candidates)}",
+            )
+        return str(answer)
 
     def resolve_model(self, ref: str) -> ResolvedModel:
         """Where a model reference leads. Raises ModelNotFound."""
