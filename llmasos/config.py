@@ -121,10 +121,15 @@ def read_file(path: Path) -> dict[str, Any]:
     return table
 
 
-def load_config(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Config:
+def load_config(
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    file: bool = True,
+) -> Config:
     """Settings from flags (values of None are not given), environment, file and defaults.
 
-    Raises ConfigError for a value or key that makes no sense.
+    ``file`` False leaves the file out. Raises ConfigError for a value or key that makes no sense.
     """
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     if unknown := sorted(set(given) - set(SETTINGS)):
@@ -154,6 +159,6 @@ def load_config(flags: Mapping[str, Any] | None = None, environ: Mapping[str, st
             Path(os.path.abspath(os.path.expanduser(value))) if setting.kind == "path" else bool(value)
         )
         origins[key] = origin
-        if key == "config_dir":
+        if key == "config_dir" and file:
             table = read_file(values["config_dir"] / CONFIG_FILE)
     return Config(**values, plugins=table.get("plugins", {}), origins=origins)

@@ -1,0 +1,201 @@
+"""``llmasos plugin``: list, describe, switch and check plugins.
+
+``list``, ``info``, ``enable`` and ``disable`` never import plugin code, so they work whatever is installed. ``check`` does,
+in a process of its own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmasos.cli.state import State, common_options, pass_state
+from llmasos.errors import ExitCode
+
+if TYPE_CHECKING:
+    from llmasos.kernel.record import PluginRecord
+
+
+@click.group()
+def command() -> None:
+    """List, describe, switch and check plugins."""
+
+
+@command.command("list")
+@common_options
+@pass_state
+def list_(state: State) -> None:
+    """Every installed plugin and its state, one line each."""
+    records = list(state.inventory)
+
+    def human() -> str:
+        if not records:
+            return "no plugins" + (
+                " (switched off by --no-plugins)" if state.config.no_plugins else " installed"
+            )
+        rows = [(record.id, record.version, record.state, record.why or record.summary) for record in records]
+        return state.output.table(("plugin", "version", "state", "summary"), rows)
+
+    state.output.emit({"plugins": [_row(record) for record in records]}, human)
+
+
+def _row(record: PluginRecord) -> dict[str, Any]:
+    kinds: dict[str, list[str]] = {}
+    for item in record.provides():
+        kinds.setdefault(item["kind"], []).append(item["name"])
+    return {
+        "id": record.id,
+        "version": record.version,
+        "distribution": record.distribution,
+        "state": record.state,
+        "reason": record.why or None,
+        "summary": record.manifest.get("summary"),
+        "hooks": record.hooks(),
+        "provides": kinds,
+    }
+
+
+@command.command()
+@click.argument("plugin")
+@common_options
+@pass_state
+def info(state: State, plugin: str) -> None:
+    """Everything known of PLUGIN from its manifest: what it offers, needs and may do, and why it cannot be used."""
+    record = state.inventory.get(plugin)
+    failure = state.inventory.quarantine.read(record.id) if record.state == "quarantined" else None
+    value = {
+        **_row(record),
+        "path": record.package or None,
+        "manifest": record.manifest or None,
+        "requirements": record.trace,
+        "failure": failure._asdict() if failure is not None else None,
+    }
+    state.output.emit(value, lambda: _page(state, record, failure.traceback if failure is not None else None))
+
+
+def _page(state: State, record: PluginRecord, traceback: str | None) -> str:
+    manifest = record.manifest
+    permissions = manifest.get("permissions", {})
+    facts: list[tuple[str, object]] = [
+        ("plugin", record.title),
+        ("state", f"{record.state}: {record.why}" if record.why else record.state),
+        ("summary", manifest.get("summary")),
+        ("distribution", record.distribution),
+        ("folder", record.package),
+        ("licence", manifest.get("license")),
+        ("stability", manifest.get("stability")),
+        ("hooks", ", ".join(record.hooks())),
+        ("network", ", ".join(permissions.get("network", [])) or "none declared"),
+        ("filesystem", permissions.get("filesystem")),
+        ("subprocess", "yes" if permissions.get("subprocess") else "no"),
+        ("remote code", "yes" if permissions.get("runs_remote_code") else "no"),
+    ]
+    lines = [f"{name:<14}{value}" for name, value in facts if value not in (None, "")]
+    if record.trace:
+        lines += ["", "requirements", *(f"  {step}" for step in record.trace)]
+    if record.provides():
+        rows = [(item["kind"], f"{record.id}/{item['name']}", item["summary"]) for item in record.provides()]
+        lines += ["", state.output.table(("kind", "name", "summary"), rows)]
+    if manifest.get("settings"):
+        from llmasos.kernel.settings import plugin_settings, variable
+
+        values = plugin_settings(record, state.config)
+        table = [
+            (name, values[name], variable(record.id, name), item["help"])
+            for name, item in manifest["settings"].items()
+        ]
+        lines += ["", state.output.table(("setting", "value", "variable", "help"), table)]
+    if traceback:
+        lines += ["", "it failed with", *(f"  {line}" for line in traceback.rstrip().splitlines())]
+    return "\n".join(lines)
+
+
+@command.command()
+@click.argument("plugins", nargs=-1, required=True, metavar="PLUGIN...")
+@click.option(
+    "--retry", is_flag=True, help="Also forget that it failed, and try it again when it is next used."
+)
+@common_options
+@pass_state
+def enable(state: State, plugins: tuple[str, ...], retry: bool) -> None:
+    """Use PLUGIN again."""
+    _switch(state, plugins, disable=False)
+    forgotten = [plugin for plugin in plugins if retry and state.inventory.quarantine.forget(plugin)]
+    quarantined = [
+        plugin for plugin in plugins if not retry and state.inventory.get(plugin).state == "quarantined"
+    ]
+    for plugin in quarantined:
+        state.output.warn(
+            f"plugin {plugin} failed before and stays in quarantine; add --retry to try it again"
+        )
+    state.output.emit(
+        {"enabled": list(plugins), "retried": forgotten}, "\n".join(f"enabled {plugin}" for plugin in plugins)
+    )
+
+
+@command.command()
+@click.argument("plugins", nargs=-1, required=True, metavar="PLUGIN...")
+@common_options
+@pass_state
+def disable(state: State, plugins: tuple[str, ...]) -> None:
+    """Leave PLUGIN out: a disabled plugin is never imported."""
+    _switch(state, plugins, disable=True)
+    state.output.emit({"disabled": list(plugins)}, "\n".join(f"disabled {plugin}" for plugin in plugins))
+
+
+def _switch(state: State, plugins: tuple[str, ...], *, disable: bool) -> None:
+    from llmasos.errors import UnknownName
+    from llmasos.kernel.state import read_disabled, write_disabled
+
+    folder = state.config.config_dir
+    before = read_disabled(folder)
+    for plugin in plugins:
+        # A plugin that was uninstalled while disabled may still be enabled: that only tidies the list.
+        if disable or plugin not in before:
+            try:
+                state.inventory.get(plugin)
+            except UnknownName:
+                if not state.config.no_plugins:
+                    raise
+    after = before | set(plugins) if disable else before - set(plugins)
+    if after != before:
+        write_disabled(folder, after)
+
+
+@command.command()
+@click.argument("plugin")
+@common_options
+@pass_state
+def check(state: State, plugin: str) -> ExitCode:
+    """Load PLUGIN (an id, or a folder with llmasos.toml) in a process of its own and compare it with the rules."""
+    from llmasos.kernel.checkup import examine
+    from llmasos.kernel.local import local_record
+
+    folder = Path(plugin)
+    record = local_record(folder) if "/" in plugin or folder.is_dir() else state.inventory.get(plugin)
+    with state.output.progress() as progress:
+        progress.phase(f"checking {record.id}")
+        findings = examine(record)
+    failed = [finding for finding in findings if not finding.ok]
+
+    def human() -> str:
+        lines: list[str] = []
+        for finding in findings:
+            lines.append(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.rule}: {finding.observation}")
+            if not finding.ok and finding.fix:
+                lines.append(f"      fix: {finding.fix}")
+        verdict = "passes" if not failed else f"breaks {len(failed)} of {len(findings)} rules"
+        return "\n".join([*lines, f"{record.title} {verdict}"])
+
+    state.output.emit(
+        {
+            "plugin": record.id,
+            "version": record.version,
+            "passed": not failed,
+            "findings": [f._asdict() for f in findings],
+        },
+        human,
+    )
+    return ExitCode.PLUGIN if failed else ExitCode.OK
