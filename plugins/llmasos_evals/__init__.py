@@ -1,0 +1,1 @@
+"""Evaluation: tasks, few-shot draws, filters, metrics, the scorer and the record."""

@@ -1,0 +1,95 @@
+"""Groups of tasks and their mean scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmasos_evals.statistics import pooled_stderr, total, unweighted_stderr
+from llmasos_evals.task import Score, Task
+
+
+@dataclass(frozen=True, slots=True)
+class MeanRule:
+    """One entry of ``aggregate_metric_list``; ``filters`` None takes every filter the members have."""
+
+    metric: str
+    filters: tuple[str, ...] | None = None
+    weight_by_size: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A named set of tasks and groups."""
+
+    name: str
+    alias: str
+    version: str
+    members: tuple[Task | Group, ...]
+    rules: tuple[MeanRule, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def tasks(self) -> Iterator[Task]:
+        """All tasks below, in order."""
+        for member in self.members:
+            if isinstance(member, Group):
+                yield from member.tasks()
+            else:
+                yield member
+
+    def groups(self) -> Iterator[Group]:
+        """This group and all below, inner ones first."""
+        for member in self.members:
+            if isinstance(member, Group):
+                yield from member.groups()
+        yield self
+
+    def aggregate(self, scores: Mapping[str, Sequence[Score]]) -> list[Score]:
+        """Means over the tasks of this group; ``scores`` by task name.
+
+        Semantics of lm-evaluation-harness 0.4.13: a task weighs as many documents as its largest metric has; tasks
+        without the metric are left out; the standard error is pooled for weighted means and that of a plain mean
+        otherwise, and there is none when a member has none.
+        """
+        members = {task.name: scores[task.name] for task in self.tasks() if task.name in scores}
+        out = []
+        for rule in self.rules:
+            filters = rule.filters
+            if filters is None:
+                filters = tuple(
+                    sorted({s.filter for each in members.values() for s in each if s.metric == rule.metric})
+                )
+            for name in filters:
+                parts = [
+                    (score, max(other.n for other in each))
+                    for each in members.values()
+                    for score in each
+                    if score.metric == rule.metric and score.filter == name
+                ]
+                if parts:
+                    out.append(_mean_score(rule, name, parts))
+        return out
+
+
+def _mean_score(rule: MeanRule, filter_name: str, parts: Sequence[tuple[Score, int]]) -> Score:
+    sizes = [size for _, size in parts]
+    weights = sizes if rule.weight_by_size else [1] * len(parts)
+    value = total(score.value * weight for (score, _), weight in zip(parts, weights, strict=True)) / sum(
+        weights
+    )
+    stderrs = [score.stderr for score, _ in parts if score.stderr is not None]
+    stderr = None
+    if len(stderrs) == len(parts) and (not rule.weight_by_size or sum(sizes) > len(sizes)):
+        stderr = pooled_stderr(stderrs, sizes) if rule.weight_by_size else unweighted_stderr(stderrs)
+    signatures = {score.signature for score, _ in parts}
+    inner = signatures.pop() if len(signatures) == 1 else "mixed"
+    return Score(
+        metric=rule.metric,
+        filter=filter_name,
+        value=value,
+        stderr=stderr,
+        n=sum(sizes),
+        higher_is_better=all(score.higher_is_better for score, _ in parts),
+        signature=f"mean|weight:{'size' if rule.weight_by_size else 'none'}|of:{inner}",
+    )

@@ -1,0 +1,195 @@
+"""Binding a task's ``metric_list`` to metrics of the catalogue."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmasos.api import (
+    EvaluationError,
+    GenerationOutcome,
+    HubAPI,
+    InputError,
+    LlmasosError,
+    Metric,
+    Outcome,
+    UnknownName,
+)
+from llmasos_evals.config import MetricSpec, TaskConfig
+from llmasos_evals.functions import TaskCode
+from llmasos_evals.metrics.base import AggregatedMetric
+from llmasos_evals.metrics.corpus import CORPUS_AGGREGATIONS
+from llmasos_evals.statistics import AGGREGATIONS, Aggregation, FunctionAggregation, Mean
+from llmasos_evals.taskfile import FunctionRef
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A metric as one task uses it."""
+
+    name: str
+    metric: Metric
+    higher_is_better: bool
+    #: Given in the task file for a metric that brings its own.
+    aggregation: Aggregation | None = None
+
+    @property
+    def signature(self) -> str:
+        if self.aggregation is None:
+            return self.metric.signature
+        return f"{self.metric.signature}|agg:{self.aggregation.name}"
+
+    def aggregate(self, items: Sequence[Any]) -> float:
+        """The value over all documents. Raises EvaluationError when there are none."""
+        if not items:
+            raise EvaluationError(f"metric {self.name} has no documents to score")
+        return self.metric.aggregate(items) if self.aggregation is None else self.aggregation.value(items)
+
+    def stderr(self, items: Sequence[Any], bootstrap: int) -> float | None:
+        """Its standard error, None with fewer than two documents and where there is none."""
+        if len(items) < 2 or bootstrap <= 0:
+            return None
+        if self.aggregation is None:
+            return self.metric.stderr(items, bootstrap=bootstrap)
+        return self.aggregation.stderr(items, bootstrap)
+
+
+class TaskMetric(AggregatedMetric):
+    """A value that the task's own ``process_results`` makes; the name means what the task's code says."""
+
+    def __init__(self, name: str, aggregation: Aggregation | None = None) -> None:
+        self.name = name
+        super().__init__()
+        self.aggregation = aggregation or Mean()
+
+    def details(self) -> Mapping[str, str]:
+        return {"from": "task-code"}
+
+
+class FunctionMetric(TaskMetric):
+    """A metric that is a function of the task's own, called as lm-evaluation-harness calls it."""
+
+    def __init__(self, name: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+        super().__init__(name)
+        self.function = function
+        self.options = dict(options)
+        parameters = inspect.signature(inspect.unwrap(function)).parameters
+        self.by_keyword = {"references", "predictions"} <= set(parameters) or any(
+            parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+        )
+
+    def item(self, outcome: Outcome) -> Any:
+        if not isinstance(outcome, GenerationOutcome):
+            return super().item(outcome)
+        values = [self._call(reference, outcome.prediction) for reference in outcome.references]
+        if outcome.multiple:
+            return 1.0 if any(values) else 0.0
+        return values[0]
+
+    def _call(self, reference: str, prediction: Any) -> Any:
+        if self.by_keyword:
+            return self.function(references=[reference], predictions=[prediction], **self.options)
+        return self.function([reference, prediction])
+
+
+def bind(config: TaskConfig, code: TaskCode, hub: HubAPI) -> tuple[dict[str, Measure], list[str]]:
+    """The measures of a task by name, and remarks about options that have no effect.
+
+    Raises InputError for options and combinations that make no sense, UnknownName for a metric no plugin provides,
+    MissingDependency when its library is not installed.
+    """
+    measures, remarks = {}, []
+    for spec in config.metric_list:
+        measure = _bind(spec, config, code, hub)
+        measures[measure.name] = measure
+        idle = getattr(measure.metric, "idle", ())
+        if idle:
+            remarks.append(f"task {config.task}: metric {measure.name} takes no notice of {', '.join(idle)}")
+    return measures, remarks
+
+
+def _bind(spec: MetricSpec, config: TaskConfig, code: TaskCode, hub: HubAPI) -> Measure:
+    source = config.source
+    aggregation = _aggregation(spec.aggregation, code, source)
+    if config.process_results is not None:
+        default = None if aggregation else _catalogued_aggregation(spec.name, hub)
+        better = (
+            spec.higher_is_better
+            if spec.higher_is_better is not None
+            else _catalogued_direction(spec.name, hub)
+        )
+        return Measure(spec.name, TaskMetric(spec.name, aggregation or default), better)
+    if isinstance(spec.metric, FunctionRef):
+        metric = FunctionMetric(spec.name, code.resolve(spec.metric), spec.options)
+        if aggregation is not None:
+            metric.aggregation = aggregation
+        return Measure(spec.name, metric, spec.higher_is_better is not False)
+    definition, made = _from_catalogue(spec, config, hub)
+    better = definition.higher_is_better if spec.higher_is_better is None else spec.higher_is_better
+    if aggregation is not None and isinstance(made, AggregatedMetric):
+        if made.aggregation.name != aggregation.name:
+            made.aggregation = aggregation
+        aggregation = None
+    return Measure(spec.name, made, better, aggregation)
+
+
+def _from_catalogue(spec: MetricSpec, config: TaskConfig, hub: HubAPI) -> tuple[Any, Metric]:
+    source = config.source
+    options = dict(spec.options)
+    remote = options.pop("hf_evaluate", False)
+    try:
+        definition: Any = hub.contribution("metric", spec.metric)
+    except UnknownName as error:
+        if remote:
+            raise InputError(
+                f"{source}: metric {spec.metric} is a script of the `evaluate` hub, which is code from elsewhere",
+                hint="use a metric that a plugin provides; see `llmasos plugin info llmasos-evals`",
+            ) from error
+        raise UnknownName(f"{source}: {error.message}", hint=error.hint) from error
+    if config.output_type not in definition.scores:
+        raise InputError(
+            f"{source}: metric {spec.metric} cannot score output_type {config.output_type}, "
+            f"only {', '.join(definition.scores)}"
+        )
+    factory = hub.get("metric", spec.metric)
+    try:
+        return definition, factory(**options)
+    except LlmasosError:
+        raise
+    except Exception as error:
+        raise InputError(f"{source}: metric {spec.metric}: {error}") from error
+
+
+def _aggregation(given: Any, code: TaskCode, source: Path) -> Aggregation | None:
+    if given is None:
+        return None
+    if isinstance(given, FunctionRef):
+        return FunctionAggregation(code.resolve(given), given.name)
+    factory = AGGREGATIONS.get(given) or CORPUS_AGGREGATIONS.get(given)
+    if factory is None:
+        known = sorted({*AGGREGATIONS, *CORPUS_AGGREGATIONS})
+        near = difflib.get_close_matches(given, known, n=1)
+        guess = f", did you mean `{near[0]}`?" if near else f"; known: {', '.join(known)}"
+        raise InputError(f"{source}: unknown aggregation `{given}`{guess}")
+    return factory()
+
+
+def _catalogued_aggregation(name: str, hub: HubAPI) -> Aggregation | None:
+    """What the catalogue's metric of that name would use, for task code that leaves it to the name."""
+    try:
+        metric = hub.get("metric", name)
+    except UnknownName:
+        return None
+    return metric.default_aggregation() if hasattr(metric, "default_aggregation") else None
+
+
+def _catalogued_direction(name: str, hub: HubAPI) -> bool:
+    try:
+        definition: Any = hub.contribution("metric", name)
+    except UnknownName:
+        return True
+    return bool(definition.higher_is_better)

@@ -1,0 +1,1 @@
+"""Metrics: what one document contributes, and the value over all of them."""
