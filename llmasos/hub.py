@@ -52,7 +52,7 @@ class Hub(KernelHub):
         """Complete prompts (text, or token ids as they are given to the model) together, streaming."""
         from llmasos.pipelines.generate import generate
 
-        return generate(self, loaded, prompts, params, batch_size=batch_size)
+        return generate(loaded, prompts, params, batch_size=batch_size)
 
     def describe(self, ref: str, *, allow_pickle: bool = False) -> dict[str, Any]:
         """Everything about a model that can be known without loading its weights."""

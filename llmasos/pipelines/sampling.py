@@ -1,0 +1,98 @@
+"""From scores to the next token: penalties and filters with the meaning they have in transformers, and seeded draws.
+
+Shapes: B rows, V vocabulary. Scores are float32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from llmasos.contracts.model import SamplingParams
+from llmasos.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+
+def check(params: SamplingParams) -> None:
+    """Raises UsageError for settings that make no sense."""
+    limits = (
+        ("max_new_tokens", params.max_new_tokens, params.max_new_tokens >= 0, "0 or more"),
+        ("temperature", params.temperature, 0 <= params.temperature < math.inf, "0 (greedy) or more"),
+        ("top_k", params.top_k, params.top_k >= 0, "0 (off) or more"),
+        ("top_p", params.top_p, 0 < params.top_p <= 1, "above 0 and at most 1 (off)"),
+        ("min_p", params.min_p, 0 <= params.min_p <= 1, "from 0 (off) to 1"),
+        (
+            "repetition_penalty",
+            params.repetition_penalty,
+            0 < params.repetition_penalty < math.inf,
+            "above 0; 1 is off",
+        ),
+    )
+    for name, value, fine, wanted in limits:
+        if not fine:
+            raise UsageError(f"{name} = {value!r}", hint=f"{name} must be {wanted}")
+    if "" in params.stop:
+        raise UsageError("an empty stop string would end every text at once", hint="leave it out")
+
+
+def penalised(scores: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Divide positive and multiply negative scores of ``seen`` [B, V] bool tokens by ``penalty`` (Keskar et al. 2019)."""
+    import torch
+
+    return torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
+
+
+def filtered(scores: Tensor, params: SamplingParams) -> Tensor:
+    """Scores [B, V] after temperature, top-k, top-p and min-p, in this order; tokens that are out have -inf.
+
+    top-k keeps everything that ties with the k-th best. top-p keeps the smallest set whose probability reaches ``top_p``
+    (Holtzman et al. 2020). min-p keeps tokens at least ``min_p`` times as likely as the best (Nguyen et al. 2024). The
+    best token always stays.
+    """
+    import torch
+
+    scores = scores / params.temperature
+    if 0 < params.top_k < scores.shape[-1]:
+        least = scores.topk(params.top_k, dim=-1).values[:, -1:]  # [B, 1]
+        scores = scores.masked_fill(scores < least, -torch.inf)
+    if params.top_p < 1:
+        # From the least likely up, so that what is cut is a sum of small numbers.
+        ordered, tokens = scores.sort(dim=-1)
+        out = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1 - params.top_p
+        out[:, -1] = False
+        scores = scores.masked_fill(out.scatter(1, tokens, out), -torch.inf)
+    if params.min_p > 0:
+        probabilities = scores.softmax(dim=-1)
+        best = probabilities.amax(dim=-1, keepdim=True)
+        scores = scores.masked_fill(probabilities < params.min_p * best, -torch.inf)
+    return scores
+
+
+def row_generator(seed: int, prompt: Sequence[int], occurrence: int) -> Generator:
+    """The random stream of one completion.
+
+    It depends on the seed and the prompt, not on the place in a batch, so a prompt gives the same sample alone and among
+    others. ``occurrence`` counts earlier equal prompts of the same call: asking for one prompt n times gives n samples.
+    """
+    import torch
+
+    text = f"{seed}/{occurrence}/{','.join(map(str, prompt))}"
+    number = int.from_bytes(hashlib.sha256(text.encode("ascii")).digest()[:8], "big")
+    # On the CPU whatever the device, so that a seed means the same everywhere; torch takes 63 bits.
+    return torch.Generator(device="cpu").manual_seed(number >> 1)
+
+
+def draw(scores: Tensor, generator: Generator) -> int:
+    """A token from softmax(scores) [V], by inverting its cumulative distribution at one uniform number."""
+    import torch
+
+    cumulative = scores.double().cpu().softmax(dim=-1).cumsum(dim=-1)
+    uniform = torch.rand((), generator=generator, dtype=torch.float64)
+    token = int(torch.searchsorted(cumulative, uniform * cumulative[-1], right=True))
+    # rounding could point past the last token that has any probability
+    last = int((scores > -torch.inf).nonzero()[-1])
+    return min(token, last)
