@@ -137,9 +137,9 @@ class Provides(_Table):
 class SettingDef(_Table):
     """``[settings.name]``: a value the user may set under ``[plugins.<id>]`` in config.toml."""
 
-    type: Literal["str", "int", "float", "bool"]
-    default: str | int | float | bool
-    help: Line
+    type: Literal["str", "int", "float", "bool"] = Field(description="type of the value")
+    default: str | int | float | bool = Field(description="a value of that type")
+    help: Line = Field(description="one line, shown by plugin info")
 
     @model_validator(mode="after")
     def _default_fits(self) -> SettingDef:
