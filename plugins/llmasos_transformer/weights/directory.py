@@ -214,4 +214,5 @@ def safest_format(directory: Path) -> str:
         return "gguf"
     if names & {"pytorch_model.bin", "pytorch_model.bin.index.json"}:
         return "pickle"
-    return ""
+    # Under another name (a variant, one shard without its index): opening it explains what to name instead.
+    return "safetensors" if any(name.endswith(".safetensors") for name in names) else ""

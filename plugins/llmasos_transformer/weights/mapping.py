@@ -172,8 +172,9 @@ class MappedFile:
         for size in shape:
             count *= size
         if count == 0:
-            return torch.empty(shape, dtype=element)
-        raw = torch.frombuffer(view, dtype=torch.uint8, count=count * element.itemsize, offset=begin)
+            empty: Tensor = torch.empty(shape, dtype=element)
+            return empty
+        raw: Tensor = torch.frombuffer(view, dtype=torch.uint8, count=count * element.itemsize, offset=begin)
         if begin % element.itemsize:
             raw = raw.clone()
         return raw.view(element).reshape(shape)
