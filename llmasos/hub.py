@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from llmasos.kernel.hub import KernelHub
 
 if TYPE_CHECKING:
-    from llmasos.contracts.evaluation import LoadedModel
+    from llmasos.contracts.evaluation import EvalResult, LoadedModel, Progress
     from llmasos.contracts.model import GenerationChunk, SamplingParams
     from llmasos.contracts.tokenizer import Tokenizer
 
@@ -59,3 +59,18 @@ class Hub(KernelHub):
         from llmasos.pipelines.describe import describe_model
 
         return describe_model(self, ref, allow_pickle=allow_pickle)
+
+    def evaluate(
+        self, model: str, tasks: Sequence[str], *, progress: Progress | None = None, **settings: Any
+    ) -> EvalResult:
+        """Score a model on tasks or suites. ``settings`` are the fields of ``EvalRequest``, for example ``limit=10``."""
+        from llmasos.contracts.evaluation import EvalRequest
+        from llmasos.pipelines.evaluate import evaluate
+
+        return evaluate(self, EvalRequest(model=model, tasks=tuple(tasks), **settings), progress)
+
+    def provenance(self) -> dict[str, Any]:
+        """For a record: ``environment`` (machine, libraries) and ``plugins`` used so far, with their code digests."""
+        from llmasos.provenance import environment, plugin_lock
+
+        return {"environment": environment(), "plugins": plugin_lock(self.plugins_used())}

@@ -83,9 +83,14 @@ class HubAPI(Protocol):
         """Plugins imported so far by this Hub, sorted by id."""
 
     def generate(
-        self, loaded: LoadedModel, prompts: Sequence[str | Sequence[int]], params: SamplingParams
+        self,
+        loaded: LoadedModel,
+        prompts: Sequence[str | Sequence[int]],
+        params: SamplingParams,
+        *,
+        batch_size: int = 8,
     ) -> Iterator[GenerationChunk]:
-        """Complete prompts (text, or token ids as they are given to the model) together, streaming."""
+        """Complete prompts (text, or token ids as they are given to the model), ``batch_size`` together, streaming."""
 
     def provenance(self) -> Mapping[str, Any]:
         """For a record: ``environment`` (machine, libraries) and ``plugins`` used so far, with their code digests."""

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llmasos.api import MetricDef, TaskDef, hookimpl
+from llmasos.api import (
+    EvalEvent,
+    EvalRequest,
+    EvalResult,
+    EvaluatorDef,
+    HubAPI,
+    MetricDef,
+    Progress,
+    TaskDef,
+    hookimpl,
+)
 
 _SUITES = "llmasos_evals:suites"
 
@@ -97,3 +107,35 @@ def llmasos_metrics() -> Iterator[MetricDef]:
             name=name, factory=f"{corpus}:{attribute}", higher_is_better=True, unit="%", range=percent
         )
     yield MetricDef(name="ter", factory=f"{corpus}:Ter", higher_is_better=False, unit="%", range=(0.0, None))
+
+
+@hookimpl
+def llmasos_evaluators() -> Iterator[EvaluatorDef]:
+    yield EvaluatorDef(name="harness", factory="llmasos_evals.evaluator:HarnessEvaluator")
+
+
+@hookimpl
+def llmasos_run_evaluation(request: EvalRequest, hub: HubAPI, progress: Progress) -> EvalResult:
+    result: EvalResult = hub.get("evaluator", "llmasos-evals/harness")().evaluate(request, hub, progress)
+    return result
+
+
+@hookimpl
+def llmasos_eval_started(event: EvalEvent) -> None:
+    from llmasos_evals.status import mark_started
+
+    mark_started(event)
+
+
+@hookimpl
+def llmasos_eval_finished(event: EvalEvent) -> None:
+    from llmasos_evals.status import mark_finished
+
+    mark_finished(event)
+
+
+@hookimpl
+def llmasos_eval_failed(event: EvalEvent) -> None:
+    from llmasos_evals.status import mark_failed
+
+    mark_failed(event)

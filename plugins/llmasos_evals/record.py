@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -103,6 +104,7 @@ class Counts(Section):
     empty_continuations: int = Field(
         description="loglikelihood requests with nothing to score: log-probability 0"
     )
+    observed: dict[str, int] = Field(description="what the task counts, such as ties for the best choice")
 
 
 class ScoreSection(Section):
@@ -136,7 +138,8 @@ class TaskSection(Section):
 class GroupSection(Section):
     name: str
     alias: str
-    tasks: list[str]
+    version: str
+    members: list[str] = Field(description="tasks and groups directly below")
     scores: list[ScoreSection]
 
 
@@ -207,13 +210,16 @@ def number(value: float | None) -> Any:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def count_section(samples: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def count_section(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """``Counts`` over the samples of a task."""
     responses = [
         (request["kind"], response)
         for sample in samples
         for request, response in zip(sample["requests"], sample["responses"], strict=True)
     ]
+    observed: Counter[str] = Counter()
+    for sample in samples:
+        observed.update(sample["observed"])
     return {
         "requests": len(responses),
         "tokens": sum(response["tokens"] for _, response in responses),
@@ -224,4 +230,5 @@ def count_section(samples: Sequence[Mapping[str, Any]]) -> dict[str, int]:
         "empty_continuations": sum(
             kind == "loglikelihood" and response["tokens"] == 0 for kind, response in responses
         ),
+        "observed": dict(observed),
     }

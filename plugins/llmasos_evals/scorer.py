@@ -194,7 +194,7 @@ class ReferenceScorer:
         whole = self._encoder.encode([request.context for request in requests])
         prompts = [tuple(ids[-room:]) or (self._encoder.require_prefix(),) for ids in whole]
         params = plan.sampling(seed=self._request_seed(requests[0].key))
-        for chunk in self._hub.generate(self._loaded, prompts, params):
+        for chunk in self._hub.generate(self._loaded, prompts, params, batch_size=len(prompts)):
             if chunk.done is None:
                 continue
             request, ids = requests[chunk.index], prompts[chunk.index]

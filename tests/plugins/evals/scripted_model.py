@@ -161,9 +161,15 @@ class ScriptedHub:
         return LoadedModel(ResolvedModel(ref, Path(ref), "scripted"), self.model, self.tokenizer, facts)
 
     def generate(
-        self, loaded: LoadedModel, prompts: Sequence[Sequence[int]], params: SamplingParams
+        self,
+        loaded: LoadedModel,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        *,
+        batch_size: int,
     ) -> Iterator[GenerationChunk]:
         """Greedy, finishing in reverse order, so that an order that is merely hoped for does not hold."""
+        assert batch_size == len(prompts)
         self.generated.append([tuple(prompt) for prompt in prompts])
         self.params.append(params)
         for index in reversed(range(len(prompts))):

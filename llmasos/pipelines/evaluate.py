@@ -1,0 +1,73 @@
+"""``llmasos eval``: check what was asked, tell the plugins, let one of them run it.
+
+What an evaluation is belongs to the plugin that implements ``run_evaluation``; other plugins may wrap it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmasos.contracts.evaluation import EvalEvent, EvalRequest, EvalResult, Progress
+from llmasos.errors import UnknownName, UsageError
+from llmasos.pipelines.load import dtype_name
+
+if TYPE_CHECKING:
+    from llmasos.kernel.hub import KernelHub
+
+
+class Silence:
+    """A Progress that nobody watches."""
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        """Nothing."""
+
+    def advance(self, amount: int = 1) -> None:
+        """Nothing."""
+
+    def warn(self, message: str) -> None:
+        """Nothing."""
+
+
+def check_request(request: EvalRequest) -> None:
+    """Refuse what can be refused without reading anything. Raises UsageError saying what and what would do."""
+    if not request.tasks:
+        raise UsageError("no task was named", hint="try `llmasos eval MODEL quickstart`")
+    dtype_name(request.dtype)
+    for name, value, least in (
+        ("limit", request.limit, 1),
+        ("num_fewshot", request.num_fewshot, 0),
+        ("batch_size", request.batch_size, 1),
+        ("bootstrap", request.bootstrap, 0),
+    ):
+        if value is not None and value < least:
+            raise UsageError(f"{name} is {value}", hint=f"{name} must be at least {least}")
+    if request.compat not in ("native", "lm-eval"):
+        raise UsageError(f"compat is {request.compat!r}", hint="compat must be native or lm-eval")
+    for folder in request.include:
+        if not folder.exists():
+            raise UsageError(f"--include {folder}: no such folder", hint="give a folder with task files")
+    if request.output is not None and request.output.exists() and not request.output.is_dir():
+        raise UsageError(f"--output {request.output} is a file", hint="give a folder")
+
+
+def evaluate(hub: KernelHub, request: EvalRequest, progress: Progress | None = None) -> EvalResult:
+    """Score a model on tasks. Returns the record and the folder with the samples.
+
+    Raises UsageError for a request that makes no sense, UnknownName when no enabled plugin runs evaluations, and whatever
+    the plugin raises. ``eval_started`` is told first, then ``eval_finished`` or, for any error and for an interruption,
+    ``eval_failed``.
+    """
+    check_request(request)
+    hub.notify("eval_started", event=EvalEvent(request))
+    try:
+        result = hub.wrap("run_evaluation", request=request, hub=hub, progress=progress or Silence())
+        if not isinstance(result, EvalResult):
+            raise UnknownName(
+                "no enabled plugin runs evaluations",
+                hint="enable llmasos-evals; `llmasos plugin list` shows why a plugin is not used",
+            )
+    except BaseException as error:
+        hub.notify("eval_failed", event=EvalEvent(request, error=error))
+        raise
+    hub.notify("eval_finished", event=EvalEvent(request, result=result))
+    return result

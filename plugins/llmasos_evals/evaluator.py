@@ -1,0 +1,385 @@
+"""The ``harness`` evaluator: task files to prompts to scores to a record.
+
+Order of work: task files first (a misspelt field should not cost a model load), then the model, then every prompt, then
+scoring task by task, each document written as it finishes, then metrics and the record.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from llmasos.api import (
+    EvalRequest,
+    EvalResult,
+    EvaluationError,
+    HubAPI,
+    LoadedModel,
+    Progress,
+    Response,
+    Scorer,
+    canonical_digest,
+    merkle_root,
+)
+from llmasos_evals.generation import generation_plan
+from llmasos_evals.library import Selection, select
+from llmasos_evals.record import SCHEMA, count_section, number, sealed
+from llmasos_evals.samples import read_items, sample_line
+from llmasos_evals.scorer import ReferenceScorer
+from llmasos_evals.store import SampleStore
+from llmasos_evals.task import PlannedDocument, Score, Task
+
+
+@dataclass(slots=True)
+class TaskRun:
+    """One task on its way: its plan, then its finished samples by document number."""
+
+    task: Task
+    planned: tuple[PlannedDocument, ...]
+    samples: dict[int, dict[str, Any]] = field(default_factory=dict)
+    resumed: int = 0
+
+    @property
+    def ordered(self) -> list[dict[str, Any]]:
+        """Samples in the order of the plan, whatever order they finished in."""
+        return [self.samples[document.index] for document in self.planned]
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model writes text, which it does for several documents at a time."""
+        return self.task.output_type == "generate_until"
+
+
+class Stopwatch:
+    """Seconds by phase."""
+
+    def __init__(self) -> None:
+        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - begin, 3)
+
+
+class HarnessEvaluator:
+    """Runs lm-evaluation-harness task files natively."""
+
+    def evaluate(self, request: EvalRequest, hub: HubAPI, progress: Progress) -> EvalResult:
+        """Run the tasks and write samples and record.
+
+        Raises InputError and UnknownName for tasks, what ``load_model`` raises for the model, UsageError when the output
+        folder holds another run, EvaluationError when scoring cannot be completed. Finished documents are kept in any case.
+        """
+        watch = Stopwatch()
+        with watch.phase("tasks"):
+            progress.phase("reading tasks")
+            selection = select(
+                request.tasks, include=request.include, hub=hub, allow_task_code=request.allow_task_code
+            )
+        with watch.phase("model"):
+            progress.phase(f"loading {request.model}")
+            loaded = hub.load_model(
+                request.model, device=request.device, dtype=request.dtype, allow_pickle=request.allow_pickle
+            )
+        scorer = ReferenceScorer(loaded, hub, batch_size=request.batch_size, seed=request.seed)
+        with watch.phase("prompts"):
+            runs = _plan(selection, request, progress)
+        origin = hub.provenance()
+        described = _described(request, loaded, scorer, runs, origin)
+        identity = described | {"libraries": origin["environment"]["libraries"]}
+        run_key = canonical_digest(identity)
+        folder = request.output or hub.cache_dir / "evals" / run_key[:16]
+        with SampleStore(Path(folder), identity, resume=request.resume) as store:
+            try:
+                with watch.phase("scoring"):
+                    _score_all(runs, scorer, store, request.batch_size, progress)
+            except BaseException:
+                _say_what_is_kept(runs, store, progress)
+                raise
+            with watch.phase("metrics"):
+                scores = _aggregate(runs, request.bootstrap, progress)
+            record = sealed(
+                {
+                    "run_key": run_key,
+                    **described,
+                    "tasks": [
+                        section | _results(run, scores[run.task.name])
+                        for section, run in zip(described["tasks"], runs, strict=True)
+                    ],
+                    "groups": _groups(selection, scores),
+                    "prompt_digest": merkle_root([_root(run, "prompt_digest") for run in runs]),
+                    "samples_digest": merkle_root([_samples_root(run) for run in runs]),
+                    "environment": dict(origin["environment"]),
+                    "timings": {
+                        "started": watch.started,
+                        "seconds": watch.seconds,
+                        "documents_computed": sum(len(run.samples) - run.resumed for run in runs),
+                        "documents_resumed": sum(run.resumed for run in runs),
+                    },
+                }
+            )
+            store.finish(record)
+        return EvalResult(record, Path(folder))
+
+
+# ---- planning ---------------------------------------------------------------------------------------------------------
+
+
+def _plan(selection: Selection, request: EvalRequest, progress: Progress) -> list[TaskRun]:
+    sizes = [min(task.size(), request.limit or task.size()) for task in selection.tasks]
+    progress.phase("building prompts", sum(sizes))
+    runs = []
+    for task in selection.tasks:
+        for remark in task.remarks:
+            progress.warn(f"{task.name}: {remark}")
+        planned = []
+        for document in task.plan(
+            limit=request.limit, num_fewshot=request.num_fewshot, seed=request.seed, compat=request.compat
+        ):
+            planned.append(document)
+            progress.advance()
+        if not planned:
+            raise EvaluationError(f"task {task.name} has no documents", hint="check its data file and split")
+        runs.append(TaskRun(task, tuple(planned)))
+    return runs
+
+
+def _described(
+    request: EvalRequest,
+    loaded: LoadedModel,
+    scorer: ReferenceScorer,
+    runs: Sequence[TaskRun],
+    origin: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The sections of the record that are known before scoring: what decides every number."""
+    facts = dict(loaded.facts)
+    tokenizer = loaded.tokenizer
+    template = tokenizer.chat_template
+    plan = scorer.plan()
+    return {
+        "schema": SCHEMA,
+        "model": {
+            **{key: facts[key] for key in ("ref", "source", "revision", "license", "format", "loader")},
+            "provenance": {str(key): str(value) for key, value in facts["provenance"].items()},
+            **{key: facts[key] for key in ("architecture", "parameters", "dtype", "device", "backend")},
+            "max_length": loaded.model.max_length,
+            "vocab_size": loaded.model.vocab_size,
+            "files": dict(facts["files"]),
+            "digest": canonical_digest(facts["files"]),
+            "ops": dict(facts["ops"]),
+            "ops_refused": dict(facts["ops_refused"]),
+        },
+        "tokenizer": {
+            "format": facts["tokenizer"]["format"],
+            "digest": tokenizer.digest(),
+            "vocab_size": tokenizer.vocab_size,
+            "adds_bos": tokenizer.adds_bos,
+            "prefix_token": scorer.prefix,
+            "chat_template": None if template is None else canonical_digest(template),
+            "chat_template_applied": False,
+        },
+        "plugins": [dict(plugin) for plugin in origin["plugins"]],
+        "settings": {
+            "tasks": list(request.tasks),
+            "limit": request.limit,
+            "num_fewshot": request.num_fewshot,
+            "seed": request.seed,
+            "compat": request.compat,
+            "bootstrap": request.bootstrap,
+            "batch_size": request.batch_size,
+        },
+        "scorer": {"name": scorer.name, "plan": plan, "plan_digest": canonical_digest(plan)},
+        "tasks": [_task_section(run, request) for run in runs],
+    }
+
+
+def _task_section(run: TaskRun, request: EvalRequest) -> dict[str, Any]:
+    task = run.task
+    generation = None
+    if run.generates and run.planned[0].requests:
+        generation = generation_plan(run.planned[0].requests[0].options, where=f"task {task.name}").as_json()
+    return {
+        "name": task.name,
+        "alias": task.alias,
+        "version": task.version,
+        "output_type": task.output_type,
+        "num_fewshot": task.shots(request.num_fewshot, request.compat),
+        "documents": task.size(),
+        "digest": task.digest,
+        "data_digest": task.data_digest,
+        "code": dict(task.code),
+        "attribution": task.attribution or "",
+        "generation": generation,
+    }
+
+
+# ---- scoring ----------------------------------------------------------------------------------------------------------
+
+
+def _score_all(
+    runs: Sequence[TaskRun], scorer: Scorer, store: SampleStore, batch_size: int, progress: Progress
+) -> None:
+    for run in runs:
+        wanted = {document.index: document for document in run.planned}
+        kept = store.finished(run.task.name)
+        run.samples = {index: sample for index, sample in kept.items() if index in wanted}
+        run.resumed = len(run.samples)
+    progress.phase("scoring", sum(len(run.planned) for run in runs))
+    progress.advance(sum(run.resumed for run in runs))
+    for run in runs:
+        for batch in _batches(run, batch_size):
+            _score_batch(run, batch, scorer, store, progress)
+        _report_counts(run, progress)
+
+
+def _batches(run: TaskRun, batch_size: int) -> Iterator[Sequence[PlannedDocument]]:
+    """What to score together.
+
+    Documents that generate text share their arithmetic, so their batches are fixed by the plan: a batch that was
+    interrupted runs again whole, and gives its finished documents the same text they had. Likelihoods are independent.
+    """
+    if not run.generates:
+        yield [document for document in run.planned if document.index not in run.samples]
+        return
+    for start in range(0, len(run.planned), batch_size):
+        batch = run.planned[start : start + batch_size]
+        if any(document.index not in run.samples for document in batch):
+            yield batch
+
+
+def _score_batch(
+    run: TaskRun, batch: Sequence[PlannedDocument], scorer: Scorer, store: SampleStore, progress: Progress
+) -> None:
+    documents = {document.index: document for document in batch}
+    waiting: dict[int, dict[int, Response]] = {index: {} for index in documents}
+
+    def finish(document: PlannedDocument) -> None:
+        found = waiting.pop(document.index)
+        if document.index in run.samples:
+            return  # finished before the run was interrupted
+        responses = [found[request.key[2]] for request in document.requests]
+        items, observed = run.task.items(document, responses), run.task.observe(document, responses)
+        sample = sample_line(document, responses, items, observed)
+        store.append(run.task.name, sample)
+        run.samples[document.index] = sample
+        progress.advance()
+
+    for document in batch:
+        if not document.requests:
+            finish(document)
+    for response in scorer.score([request for document in batch for request in document.requests]):
+        document = documents[response.key[1]]
+        waiting[document.index][response.key[2]] = response
+        if len(waiting[document.index]) == len(document.requests):
+            finish(document)
+    if waiting:
+        raise EvaluationError(
+            f"scorer {scorer.name} left {len(waiting)} documents of task {run.task.name} unanswered",
+            hint="report it to the author of the scorer",
+        )
+
+
+def _report_counts(run: TaskRun, progress: Progress) -> None:
+    """One warning line for each thing that did not go as the task intended."""
+    counts = count_section(run.ordered)
+    name, requests = run.task.name, counts["requests"]
+    if counts["truncated_requests"]:
+        progress.warn(
+            f"{name}: {counts['truncated_requests']} of {requests} requests are longer than the model's context; "
+            f"{counts['truncated_tokens']} tokens were left out on the left"
+        )
+    if counts["cut_continuations"]:
+        progress.warn(
+            f"{name}: {counts['cut_continuations']} of {requests} continuations alone are longer than the model's context; "
+            f"{counts['unscored_tokens']} of their tokens are not scored"
+        )
+    if counts["empty_continuations"]:
+        progress.warn(
+            f"{name}: {counts['empty_continuations']} of {requests} continuations are empty; "
+            "their log-probability counts as 0"
+        )
+    if counts["observed"].get("labels_out_of_range"):
+        progress.warn(
+            f"{name}: the label of {counts['observed']['labels_out_of_range']} of {len(run.planned)} documents names no "
+            "choice; they count as wrong"
+        )
+
+
+def _say_what_is_kept(runs: Sequence[TaskRun], store: SampleStore, progress: Progress) -> None:
+    done, total = sum(len(run.samples) for run in runs), sum(len(run.planned) for run in runs)
+    if done:
+        progress.warn(
+            f"{done} of {total} documents are kept in {store.folder}; the same command goes on from there"
+        )
+
+
+# ---- results ----------------------------------------------------------------------------------------------------------
+
+
+def _aggregate(runs: Sequence[TaskRun], bootstrap: int, progress: Progress) -> dict[str, list[Score]]:
+    progress.phase("computing metrics", len(runs))
+    scores = {}
+    for run in runs:
+        columns: dict[tuple[str, str], list[Any]] = {}
+        for sample in run.ordered:
+            # Read back from their stored form, so that a resumed run aggregates exactly what an unbroken one does.
+            for key, value in read_items(sample).items():
+                columns.setdefault(key, []).append(value)
+        scores[run.task.name] = run.task.aggregate(columns, bootstrap=bootstrap)
+        progress.advance()
+    return scores
+
+
+def _results(run: TaskRun, scores: Sequence[Score]) -> dict[str, Any]:
+    return {
+        "prompt_digest": _root(run, "prompt_digest"),
+        "samples_digest": _samples_root(run),
+        "counts": count_section(run.ordered),
+        "scores": [_score_section(score) for score in scores],
+    }
+
+
+def _score_section(score: Score) -> dict[str, Any]:
+    return {
+        "metric": score.metric,
+        "filter": score.filter,
+        "value": number(score.value),
+        "stderr": number(score.stderr),
+        "n": score.n,
+        "higher_is_better": score.higher_is_better,
+        "signature": score.signature,
+    }
+
+
+def _root(run: TaskRun, key: str) -> str:
+    return merkle_root([sample[key] for sample in run.ordered])
+
+
+def _samples_root(run: TaskRun) -> str:
+    return merkle_root([canonical_digest(sample) for sample in run.ordered])
+
+
+def _groups(selection: Selection, scores: Mapping[str, Sequence[Score]]) -> list[dict[str, Any]]:
+    """Groups that were asked for and those within them, inner ones first."""
+    means = selection.aggregate(scores)
+    groups = {inner.name: inner for group in selection.groups for inner in group.groups()}
+    return [
+        {
+            "name": group.name,
+            "alias": group.alias,
+            "version": group.version,
+            "members": [member.name for member in group.members],
+            "scores": [_score_section(score) for score in means[group.name]],
+        }
+        for group in groups.values()
+    ]

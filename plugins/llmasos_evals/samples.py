@@ -1,0 +1,81 @@
+"""The line a finished document leaves in the store: prompts, answers, and what each metric takes from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llmasos.api import Response, canonical_digest
+
+if TYPE_CHECKING:
+    from llmasos_evals.task import PlannedDocument
+
+Items = dict[tuple[str, str], Any]
+
+
+def sample_line(
+    planned: PlannedDocument,
+    responses: Sequence[Response],
+    items: Mapping[tuple[str, str], Any],
+    observed: Mapping[str, int],
+) -> dict[str, Any]:
+    """Everything about one document, in JSON types. ``responses`` in the order of ``planned.requests``.
+
+    A prompt that several requests share is written once. ``prompt_digest`` is over the token ids given to the model.
+    """
+    prompts = list(dict.fromkeys(request.context for request in planned.requests))
+    place = {prompt: number for number, prompt in enumerate(prompts)}
+    return {
+        "index": planned.index,
+        "doc_digest": planned.doc_digest,
+        "prompt_digest": canonical_digest([response.token_ids for response in responses]),
+        "prompts": prompts,
+        "requests": [
+            {"kind": request.kind, "prompt": place[request.context], "continuation": request.continuation}
+            for request in planned.requests
+        ],
+        "responses": [
+            {
+                "logprob": pack(response.logprob),
+                "is_greedy": response.is_greedy,
+                "text": response.text,
+                "tokens": response.tokens,
+                "truncated": response.truncated,
+                "unscored": response.unscored,
+            }
+            for response in responses
+        ],
+        "target": pack(planned.target),
+        "items": [[metric, filter_name, pack(value)] for (metric, filter_name), value in items.items()],
+        "observed": dict(observed),
+    }
+
+
+def read_items(sample: Mapping[str, Any]) -> Items:
+    """The metric items of a stored document by (metric, filter)."""
+    return {(metric, filter_name): unpack(value) for metric, filter_name, value in sample["items"]}
+
+
+def pack(value: Any) -> Any:
+    """JSON types: tuples are lists, numbers that JSON lacks are ``{"$float": name}``."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": str(value)}
+    if isinstance(value, list | tuple):
+        return [pack(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): pack(item) for key, item in value.items()}
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return str(value)
+
+
+def unpack(value: Any) -> Any:
+    """The inverse of ``pack``, lists staying lists."""
+    if isinstance(value, list):
+        return [unpack(item) for item in value]
+    if isinstance(value, dict):
+        if value.keys() == {"$float"}:
+            return float(value["$float"])
+        return {key: unpack(item) for key, item in value.items()}
+    return value
