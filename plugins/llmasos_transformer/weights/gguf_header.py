@@ -30,6 +30,8 @@ MAX_TENSORS = 1_000_000
 MAX_KEY_BYTES = 65_535  # the format's own limit
 MAX_NAME_BYTES = 256  # the format says 64; some converters go beyond
 MAX_TEXT_BYTES = 16 * 1024 * 1024
+#: Strings inside arrays, in the whole file: each costs 8 bytes of memory for its position.
+MAX_STRINGS = 16 * 1024 * 1024
 MAX_DIMS = 4
 MAX_ALIGNMENT = 1 << 20
 DEFAULT_ALIGNMENT = 32
@@ -164,6 +166,7 @@ class _Reader:
 
     def __init__(self, path: Path, view: memoryview) -> None:
         self.path, self.view, self.size, self.at = path, view, len(view), 0
+        self.strings_left = MAX_STRINGS
 
     def refuse(self, what: str, at: int | None = None) -> WeightsError:
         return WeightsError(
@@ -230,8 +233,10 @@ class _Reader:
         code = _SCALARS[kind]
         begin = self.need(count * struct.calcsize(code), f"{key}, said to have {count} elements,")
         data = self.view[begin : self.at]
-        if kind == _BOOL and count and max(data) > 1:
-            raise self.refuse(f"{key} has a boolean with the value {max(data)}", start)
+        if kind == _BOOL:
+            for piece in range(0, count, 1 << 20):
+                if bytes(data[piece : piece + (1 << 20)]).strip(b"\0\1"):
+                    raise self.refuse(f"{key} is an array of booleans with values other than 0 and 1", start)
         return NumberArray(key, data, code, kind == _BOOL)
 
     def strings(self, key: str, count: int, start: int) -> TextArray:
@@ -239,6 +244,9 @@ class _Reader:
             raise self.refuse(
                 f"{key} is said to have {count} strings but only {self.size - self.at} bytes follow", start
             )
+        if count > self.strings_left:
+            raise self.refuse(f"{key} has {count} strings, the file may have {self.strings_left} more", start)
+        self.strings_left -= count
         starts = array("Q")
         # The loop that large vocabularies spend their time in: no calls but these two.
         unpack, note, view, size, at = _U64.unpack_from, starts.append, self.view, self.size, self.at

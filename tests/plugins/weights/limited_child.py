@@ -33,7 +33,12 @@ def main() -> None:
             result = {"opens": True, "tensors": len(checkpoint.tensors)}
             checkpoint.close()
         except LlmasosError as error:
-            result = {"opens": False, "error": type(error).__name__, "message": error.message, "hint": error.hint}
+            result = {
+                "opens": False,
+                "error": type(error).__name__,
+                "message": error.message,
+                "hint": error.hint,
+            }
         outcomes[path.name] = {**result, "seconds": time.process_time() - started}
     assert "torch" not in sys.modules
     json.dump(outcomes, sys.stdout)

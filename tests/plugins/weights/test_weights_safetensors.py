@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from llmasos_transformer.weights.safetensors import SafetensorsFormat
 from safetensors.torch import save, save_file
 from weight_samples import LLAMA_CONFIG, entry, safetensors_bytes, write
 
 from llmasos.api import ModelNotFound, WeightsError
+from llmasos_transformer.weights.safetensors import SafetensorsFormat
 
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
@@ -39,7 +39,9 @@ def sharded(folder: Path, tensors: dict[str, torch.Tensor], shards: int = 3) -> 
     """Write tensors round-robin into shards with an index; returns the weight map."""
     directory(folder)
     names = sorted(tensors)
-    weight_map = {name: f"model-{i % shards + 1:05d}-of-{shards:05d}.safetensors" for i, name in enumerate(names)}
+    weight_map = {
+        name: f"model-{i % shards + 1:05d}-of-{shards:05d}.safetensors" for i, name in enumerate(names)
+    }
     for shard in set(weight_map.values()):
         save_file({name: tensors[name] for name in names if weight_map[name] == shard}, folder / shard)
     write_index(folder, weight_map)
@@ -47,13 +49,21 @@ def sharded(folder: Path, tensors: dict[str, torch.Tensor], shards: int = 3) -> 
 
 
 def write_index(folder: Path, weight_map: object) -> None:
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": weight_map})
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(), (7,), (0, 3), (2, 3, 5)], ids=str)
-def test_every_dtype_and_shape_is_read_as_written(tmp_path: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    wanted = torch.randint(0, 2, shape) if dtype is torch.bool else torch.randint(-9 if dtype.is_signed else 0, 9, shape)
+def test_every_dtype_and_shape_is_read_as_written(
+    tmp_path: Path, dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    wanted = (
+        torch.randint(0, 2, shape)
+        if dtype is torch.bool
+        else torch.randint(-9 if dtype.is_signed else 0, 9, shape)
+    )
     wanted = wanted.to(dtype)
     save_file({"x": wanted}, directory(tmp_path) / "model.safetensors")
     checkpoint = SafetensorsFormat().open(tmp_path)
@@ -138,12 +148,14 @@ def test_a_file_that_shrinks_while_open_is_an_error_and_not_a_crash(tmp_path: Pa
     save_file({"x": torch.zeros(100_000)}, file)
     checkpoint = SafetensorsFormat().open(tmp_path)
     os.truncate(file, 5000)
-    with pytest.raises(WeightsError, match="shrank from 4000.. to 5000 bytes"):
+    with pytest.raises(WeightsError, match=r"shrank from 4000.. to 5000 bytes"):
         checkpoint.tensor("x")
 
 
 def test_a_boolean_tensor_may_only_hold_booleans(tmp_path: Path) -> None:
-    file = write(tmp_path, "model.safetensors", safetensors_bytes({"x": entry("BOOL", (3,), (0, 3))}, b"\0\1\2"))
+    file = write(
+        tmp_path, "model.safetensors", safetensors_bytes({"x": entry("BOOL", (3,), (0, 3))}, b"\0\1\2")
+    )
     with pytest.raises(WeightsError, match="holds the byte 2"):
         SafetensorsFormat().open(file).tensor("x")
 
@@ -161,7 +173,7 @@ def test_a_shard_must_be_a_plain_name_in_the_directory(tmp_path: Path, shard: ob
     save_file({"x": torch.zeros(2)}, directory(tmp_path) / "model.safetensors")
     weight_map = sharded(folder, some_tensors())
     write_index(folder, {**weight_map, "x": shard})
-    with pytest.raises(WeightsError, match="not the name of a .safetensors file in this directory"):
+    with pytest.raises(WeightsError, match=r"not the name of a \.safetensors file in this directory"):
         SafetensorsFormat().open(folder)
 
 
@@ -180,7 +192,7 @@ def test_a_tensor_the_shard_lacks_and_one_it_should_not_have_are_named(tmp_path:
     with pytest.raises(WeightsError, match=rf"model-00001-of-00003.safetensors: the shard has {moved}"):
         SafetensorsFormat().open(tmp_path)
     write_index(tmp_path, {**weight_map, "invented.weight": "model-00001-of-00003.safetensors"})
-    with pytest.raises(WeightsError, match="the shard lacks invented.weight"):
+    with pytest.raises(WeightsError, match=r"the shard lacks invented\.weight"):
         SafetensorsFormat().open(tmp_path)
 
 
@@ -217,7 +229,9 @@ def test_an_index_that_is_none_is_refused(tmp_path: Path, index: bytes) -> None:
         (b" " * (8 * 1024 * 1024 + 1), "more than the 8388608"),
     ],
 )
-def test_a_configuration_that_does_not_say_what_the_model_is(tmp_path: Path, config: bytes, fragment: str) -> None:
+def test_a_configuration_that_does_not_say_what_the_model_is(
+    tmp_path: Path, config: bytes, fragment: str
+) -> None:
     save_file({"x": torch.zeros(2)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_bytes(config)
     with pytest.raises(WeightsError, match=fragment) as caught:
@@ -292,7 +306,10 @@ def test_weights_without_a_configuration_say_what_is_needed(tmp_path: Path) -> N
 def test_the_family_is_inferred_only_when_nothing_else_fits(
     tmp_path: Path, config: dict[str, object], shapes: dict[str, tuple[int, ...]], model_type: str | None
 ) -> None:
-    save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, directory(tmp_path, config) / "model.safetensors")
+    save_file(
+        {name: torch.zeros(shape) for name, shape in shapes.items()},
+        directory(tmp_path, config) / "model.safetensors",
+    )
     if model_type is None:
         with pytest.raises(WeightsError, match="do not settle which it is"):
             SafetensorsFormat().open(tmp_path)
@@ -352,7 +369,9 @@ def test_a_directory_without_the_usual_names_says_what_to_name(tmp_path: Path) -
         ("notes.txt", b"hello", False),
     ],
 )
-def test_files_are_recognised_by_content_first(tmp_path: Path, name: str, content: bytes, accepted: bool) -> None:
+def test_files_are_recognised_by_content_first(
+    tmp_path: Path, name: str, content: bytes, accepted: bool
+) -> None:
     (tmp_path / name).write_bytes(content)
     assert SafetensorsFormat().accepts(tmp_path / name) is accepted
 

@@ -11,8 +11,9 @@ import pytest
 import safetensors
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from llmasos_transformer.weights.safetensors import SafetensorsFormat
 from weight_samples import entry, limited, outcome, safetensors_bytes, write
+
+from llmasos_transformer.weights.safetensors import SafetensorsFormat
 
 GOOD = {"__metadata__": {"format": "pt"}, "a": entry("F32", (2,), (0, 8)), "b": entry("F16", (2, 2), (8, 16))}
 DATA = bytes(range(16))
@@ -81,7 +82,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "name_space": (named("a b"), "letters, digits"),
     "name_not_ascii": (named("gewicht.ä"), "letters, digits"),
     "name_backslash": (named("..\\a"), "letters, digits"),
-    "name_surrogate": (raw('{"\\ud800": %s}' % _text(entry("F32", (4,), (0, 16)))), "letters, digits"),
+    "name_surrogate": (raw('{"\\ud800": ' + _text(entry("F32", (4,), (0, 16))) + "}"), "letters, digits"),
     "name_very_long": (named("a" * 513), "letters, digits"),
     # entries
     "entry_is_a_list": (safetensors_bytes({"a": []}), "exactly dtype, shape"),
@@ -150,7 +151,9 @@ BENIGN = {
     "padded_with_spaces": raw(_text(GOOD) + " " * 100),
     "metadata_only": safetensors_bytes({"__metadata__": {"format": "pt", "note": "naïve [[{{"}}),
     "scalar": safetensors_bytes({"a": entry("F32", (), (0, 4))}, DATA[:4]),
-    "zero_size": safetensors_bytes({"a": entry("F32", (0, 7), (0, 0)), "b": entry("F32", (2,), (0, 8))}, DATA[:8]),
+    "zero_size": safetensors_bytes(
+        {"a": entry("F32", (0, 7), (0, 0)), "b": entry("F32", (2,), (0, 8))}, DATA[:8]
+    ),
     "many_zero_size": safetensors_bytes({f"t{i}": entry("F32", (0,), (0, 0)) for i in range(100_000)}),
 }
 
@@ -209,7 +212,9 @@ FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCh
     flips=st.lists(st.tuples(st.integers(0, len(VALID) - 1), st.integers(1, 255)), min_size=1, max_size=4),
     cut=st.integers(0, 8),
 )
-def test_flipped_bytes_are_refused_or_harmless(tmp_path: Path, flips: list[tuple[int, int]], cut: int) -> None:
+def test_flipped_bytes_are_refused_or_harmless(
+    tmp_path: Path, flips: list[tuple[int, int]], cut: int
+) -> None:
     content = bytearray(VALID)
     for position, mask in flips:
         content[position] ^= mask
@@ -222,12 +227,16 @@ def test_flipped_bytes_are_refused_or_harmless(tmp_path: Path, flips: list[tuple
 
 @FUZZ
 @given(
-    shape=st.lists(st.one_of(st.integers(0, 4), st.sampled_from([2**31, 2**32, 2**62, 2**63, 2**64 - 1, -1])), max_size=4),
+    shape=st.lists(
+        st.one_of(st.integers(0, 4), st.sampled_from([2**31, 2**32, 2**62, 2**63, 2**64 - 1, -1])), max_size=4
+    ),
     begin=st.sampled_from([0, 1, 4, 8, 15, 16, 17, 2**32, 2**63 - 1, 2**64 - 1]),
     end=st.sampled_from([0, 1, 4, 8, 15, 16, 17, 2**32, 2**63 - 1, 2**64 - 1]),
     dtype=st.sampled_from(["F64", "F32", "F16", "BOOL", "U8", "I64", "F8_E5M2", ""]),
 )
-def test_boundary_numbers_in_any_field(tmp_path: Path, shape: list[int], begin: int, end: int, dtype: str) -> None:
+def test_boundary_numbers_in_any_field(
+    tmp_path: Path, shape: list[int], begin: int, end: int, dtype: str
+) -> None:
     content = safetensors_bytes({"a": entry(dtype, shape, (begin, end))}, DATA)
     file = write(tmp_path, "model.safetensors", content)
     if outcome(lambda: SafetensorsFormat().open(file)) == "opens":
