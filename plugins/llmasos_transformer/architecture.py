@@ -48,7 +48,7 @@ class _Plan(NamedTuple):
 
 
 def _list(names: Iterable[str]) -> str:
-    every = sorted(names)
+    every = sorted(set(names))
     more = f" and {len(every) - _LISTED} more" if len(every) > _LISTED else ""
     return ", ".join(every[:_LISTED]) + more
 
@@ -174,7 +174,7 @@ class FamilyArchitecture:
             for what, names in (
                 ("missing", missing),
                 ("unexpected", unexpected),
-                ("wrong shape", set(misshapen)),
+                ("wrong shape", misshapen),
             )
             if names
         ]

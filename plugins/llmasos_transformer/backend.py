@@ -18,6 +18,11 @@ class ReferenceBackend:
         return (*found, "cpu")
 
     def dtypes(self, device: str) -> tuple[str, ...]:
-        """Element types, best first. No float16 on the CPU, where torch computes it many times slower than float32."""
+        """Element types, best first; none for a device that is not there. ``cuda:1`` is a ``cuda``.
+
+        No float16 on the CPU, where torch computes it many times slower than float32.
+        """
         kind = device.partition(":")[0]
+        if kind not in self.devices():
+            return ()
         return ("float32", "bfloat16") if kind == "cpu" else ("float32", "bfloat16", "float16")

@@ -52,20 +52,27 @@ class SlabCache:
             self.values[:, target, :length] = self.values[:, source, :length]
         self.lengths[target] = length
 
-    def rows(self, slots: Sequence[int], counts: Sequence[int]) -> Tensor:
-        """Where ``counts[b]`` new tokens of ``slots[b]`` go in a flattened slab: [sum(counts)] int64.
-
-        Raises UsageError when a slot is named twice, does not exist or is too small.
-        """
-        if len(set(slots)) != len(slots):
-            raise UsageError(f"a cache slot is used twice in one batch: {list(slots)}")
-        pieces = []
-        for slot, count in zip(slots, counts, strict=True):
+    def past(self, slots: Sequence[int]) -> list[int]:
+        """Tokens held by each of ``slots``. Raises UsageError when one is named twice or does not exist."""
+        for slot in slots:
             if not 0 <= slot < self.slots:
                 raise UsageError(
                     f"cache slot {slot} does not exist", hint=f"this cache has slots 0 to {self.slots - 1}"
                 )
-            length = self.lengths[slot]
+        if len(set(slots)) != len(slots):
+            raise UsageError(
+                f"a cache slot is used twice in one batch: {list(slots)}",
+                hint="give each sequence its own slot",
+            )
+        return [self.lengths[slot] for slot in slots]
+
+    def rows(self, slots: Sequence[int], counts: Sequence[int]) -> Tensor:
+        """Where ``counts[b]`` new tokens of ``slots[b]`` go in a flattened slab: [sum(counts)] int64.
+
+        Raises UsageError as ``past`` does, and when a slot is too small.
+        """
+        pieces = []
+        for slot, length, count in zip(slots, self.past(slots), counts, strict=True):
             if length + count > self.capacity:
                 raise UsageError(
                     f"{count} new tokens after {length} do not fit a cache of {self.capacity} tokens a sequence",

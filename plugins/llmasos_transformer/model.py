@@ -28,6 +28,17 @@ from llmasos_transformer.layers import Block, Embeddings, Linear, Pass, make_nor
 from llmasos_transformer.spec import StackSpec
 
 
+def _inside(ids: Tensor, limit: int, what: str, hint: str) -> None:
+    """Refuse ids that would index past a table. On accelerators asking would wait for the device, which checks itself."""
+    if ids.device.type != "cpu" or not ids.numel():
+        return
+    low, high = (int(x) for x in torch.aminmax(ids))
+    if low < 0 or high >= limit:
+        raise EvaluationError(
+            f"{what} {low if low < 0 else high} is outside the table of {limit} entries", hint=hint
+        )
+
+
 class Stack(nn.Module):
     """Embeddings, blocks and the last norm. Decoders see only the past, encoders see everything."""
 
@@ -52,8 +63,8 @@ class Stack(nn.Module):
         """Final hidden states [N, D], after the last norm.
 
         With a cache, ``batch`` holds the new tokens of the slots it names, and the cache is advanced by them once the
-        pass has succeeded. Raises EvaluationError for a sequence longer than ``max_length`` and for a token outside the
-        vocabulary, UsageError for a batch that does not fit the cache.
+        pass has succeeded. Raises EvaluationError for a sequence longer than ``max_length`` and for ids outside their
+        table (tokens, learned positions, token types), UsageError for a batch that does not fit the cache.
         """
         counts = [end - start for start, end in pairwise(batch.starts)]
         slabs = self._check(batch, cache, counts)
@@ -83,7 +94,7 @@ class Stack(nn.Module):
 
     def _check(self, batch: PackedBatch, cache: KVCache | None, counts: list[int]) -> SlabCache | None:
         """Refuse what would otherwise be an index error deep inside, or worse, a wrong number."""
-        slabs = None
+        slabs, past = None, [0] * len(counts)
         if cache is not None:
             if not isinstance(cache, SlabCache) or batch.slots is None or len(batch.slots) != batch.size:
                 raise UsageError(
@@ -93,23 +104,19 @@ class Stack(nn.Module):
             if self.spec.kind == "encoder":
                 raise UsageError("an encoder sees the whole sequence at once and cannot use a cache")
             slabs = cache
-        for b, count in enumerate(counts):
-            length = count + (
-                slabs.lengths[batch.slots[b]] if slabs is not None and batch.slots is not None else 0
-            )
+            past = slabs.past(batch.slots)
+        for count, before in zip(counts, past, strict=True):
+            length = before + count
             if length > self.max_length:
                 raise EvaluationError(
                     f"a sequence of {length} tokens does not fit the {self.max_length} positions of this model",
                     hint=f"shorten it by {length - self.max_length} tokens, or use a model with a longer context",
                 )
-        # On other devices this would wait for the device; there a bad index is the device's own error.
-        if batch.tokens.device.type == "cpu" and batch.tokens.numel():
-            low, high = (int(x) for x in torch.aminmax(batch.tokens))
-            if low < 0 or high >= self.vocab_size:
-                raise EvaluationError(
-                    f"token {low if low < 0 else high} is outside the vocabulary of {self.vocab_size} entries",
-                    hint="the tokenizer does not belong to this model",
-                )
+        _inside(batch.tokens, self.vocab_size, "token", "the tokenizer does not belong to this model")
+        if self.spec.rope is None:
+            _inside(batch.positions, self.max_length, "position", "count positions from 0 in each sequence")
+        if batch.token_types is not None:
+            _inside(batch.token_types, self.spec.types, "token type", "most models know the types 0 and 1")
         return slabs
 
     def padded(
