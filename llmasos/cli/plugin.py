@@ -171,12 +171,12 @@ def _switch(state: State, plugins: tuple[str, ...], *, disable: bool) -> None:
 def check(state: State, plugin: str) -> ExitCode:
     """Load PLUGIN (an id, or a folder with llmasos.toml) in a process of its own and compare it with the rules."""
     from llmasos.kernel.checkup import examine
-    from llmasos.kernel.local import local_record
+    from llmasos.kernel.local import read_folder
 
     folder = Path(plugin)
-    record = local_record(folder) if "/" in plugin or folder.is_dir() else state.inventory.get(plugin)
+    record = read_folder(folder) if "/" in plugin or folder.is_dir() else state.inventory.get(plugin)
     with state.output.progress() as progress:
-        progress.phase(f"checking {record.id}")
+        progress.phase(f"checking {record.id or plugin}")
         findings = examine(record)
     failed = [finding for finding in findings if not finding.ok]
 
@@ -187,11 +187,11 @@ def check(state: State, plugin: str) -> ExitCode:
             if not finding.ok and finding.fix:
                 lines.append(f"      fix: {finding.fix}")
         verdict = "passes" if not failed else f"breaks {len(failed)} of {len(findings)} rules"
-        return "\n".join([*lines, f"{record.title} {verdict}"])
+        return "\n".join([*lines, f"{record.title or plugin} {verdict}"])
 
     state.output.emit(
         {
-            "plugin": record.id,
+            "plugin": record.id or None,
             "version": record.version,
             "passed": not failed,
             "findings": [f._asdict() for f in findings],

@@ -248,13 +248,14 @@ class KernelHub:
             raise
 
     def _try_load(self, record: PluginRecord) -> LoadedPlugin | None:
-        """Load a plugin the user did not name: a failure is one warning line, once."""
-        if record.id in self._failed and not self.config.strict:
+        """Load a plugin the user did not name: a failure is one warning line, once. Local plugins are named by the user."""
+        hard = self.config.strict or record.local
+        if record.id in self._failed and not hard:
             return None
         try:
             return self._load(record)
         except LlmasosError as error:
-            if self.config.strict:
+            if hard:
                 raise
             self.warn(error.message)
             return None

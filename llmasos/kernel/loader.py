@@ -24,6 +24,7 @@ import pluggy
 
 from llmasos.contracts.base import Contribution
 from llmasos.errors import IncompatiblePlugin, LlmasosError, PluginCallError, PluginLoadError
+from llmasos.hooks import specs
 from llmasos.hooks.calls import HookCalls, HookPlugin
 from llmasos.hooks.specs import HOOKS
 from llmasos.kernel.compat import Rejected, check
@@ -242,7 +243,14 @@ def check_implementations(
                 f"{where} wraps `{hook}`, whose policy is {HOOKS[name].policy}",
                 hint="only wrap hooks take wrappers",
             )
+        arguments = inspect.signature(getattr(specs, hook)).parameters
         for parameter in inspect.signature(getattr(module, attribute)).parameters.values():
+            if parameter.name not in arguments:
+                raise PluginLoadError(
+                    f"{where} takes an argument `{parameter.name}`, which {hook} does not have"
+                    f"{did_you_mean(parameter.name, arguments)}",
+                    hint=f"arguments: {', '.join(arguments) or 'none'}",
+                )
             if parameter.default is not inspect.Parameter.empty:
                 # pluggy 1.6 never passes such an argument, 1.7 does.
                 raise PluginLoadError(

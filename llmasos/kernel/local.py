@@ -21,6 +21,14 @@ from llmasos.kernel.record import PluginRecord
 
 def local_record(folder: Path) -> PluginRecord:
     """Read the plugin in a folder the user named. Raises ManifestError: what is named fails hard."""
+    record = read_folder(folder)
+    if record.error is not None:
+        raise ManifestError(record.error, hint="docs/reference/manifest.md lists the keys")
+    return record
+
+
+def read_folder(folder: Path) -> PluginRecord:
+    """The plugin in a folder; a manifest that is wrong is the record's ``error``. Raises ManifestError when there is none."""
     from llmasos.kernel.discovery import fill
 
     path = folder.expanduser()
@@ -32,13 +40,8 @@ def local_record(folder: Path) -> PluginRecord:
         raise ManifestError(
             f"{folder} has no llmasos.toml", hint="--plugin takes a folder that contains llmasos.toml"
         )
-    record = fill(
-        PluginRecord(plugin_id="", version="local", distribution="(local folder)", local=True),
-        str(path.resolve()),
-    )
-    if record.error is not None:
-        raise ManifestError(record.error, hint="docs/reference/manifest.md lists the keys")
-    return record
+    record = PluginRecord(plugin_id="", version="local", distribution="(local folder)", local=True)
+    return fill(record, str(path.resolve()))
 
 
 def location(record: PluginRecord) -> tuple[str, str] | None:

@@ -128,10 +128,7 @@ def fingerprint(record: PluginRecord) -> str:
 
     facts: list[Any] = [record.id, record.version, record.manifest, sys.version, sys.executable, __version__]
     # The working directory and the script's folder come and go with the way Python was started; the rest is "installed".
-    started_from = {
-        os.path.abspath(folder)
-        for folder in (os.getcwd(), sys.path[0] if sys.path else "", sys.prefix + "/bin")
-    }
+    started_from = {os.path.abspath("."), os.path.dirname(os.path.abspath(sys.argv[0] if sys.argv else ""))}
     facts.extend([folder, stamp(folder)] for folder in search_path() if folder not in started_from)
     facts.extend(_sources(record.package))
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
