@@ -232,3 +232,8 @@ def count_section(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         ),
         "observed": dict(observed),
     }
+
+
+if __name__ == "__main__":
+    # python -m llmasos_evals.record > record.schema.json
+    print(json.dumps(json_schema(), indent=2))

@@ -22,14 +22,16 @@ def sample_line(
 ) -> dict[str, Any]:
     """Everything about one document, in JSON types. ``responses`` in the order of ``planned.requests``.
 
-    A prompt that several requests share is written once. ``prompt_digest`` is over the token ids given to the model.
+    A prompt that several requests share is written once. ``ids_digest`` is over the token ids given to the model,
+    ``prompt_digest`` over those of all requests.
     """
     prompts = list(dict.fromkeys(request.context for request in planned.requests))
+    ids = [canonical_digest(response.token_ids) for response in responses]
     place = {prompt: number for number, prompt in enumerate(prompts)}
     return {
         "index": planned.index,
         "doc_digest": planned.doc_digest,
-        "prompt_digest": canonical_digest([response.token_ids for response in responses]),
+        "prompt_digest": canonical_digest(ids),
         "prompts": prompts,
         "requests": [
             {"kind": request.kind, "prompt": place[request.context], "continuation": request.continuation}
@@ -43,8 +45,9 @@ def sample_line(
                 "tokens": response.tokens,
                 "truncated": response.truncated,
                 "unscored": response.unscored,
+                "ids_digest": digest,
             }
-            for response in responses
+            for response, digest in zip(responses, ids, strict=True)
         ],
         "target": pack(planned.target),
         "items": [[metric, filter_name, pack(value)] for (metric, filter_name), value in items.items()],

@@ -20,8 +20,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def ids_digest(ids: list[int]) -> str:
-    """sha256 over the ids written in decimal, comma separated."""
-    return hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()
+    """sha256 over the ids as a JSON list without spaces."""
+    return hashlib.sha256(json.dumps(ids, separators=(",", ":")).encode()).hexdigest()
 
 
 def prompt_digest(argument: tuple) -> str:
@@ -34,7 +34,9 @@ def token_ids(model, sample: dict) -> list[list[int]]:
     """The ids of each request of a document before any truncation, as the harness builds them."""
     rows = []
     for argument in sample["arguments"]:
-        if len(argument) == 1 or isinstance(argument[1], dict):
+        if len(argument) == 1:  # rolling: the windows start from the prefix token
+            rows.append([model.prefix_token_id, *model.tok_encode(argument[0])])
+        elif isinstance(argument[1], dict):
             rows.append(model.tok_encode(argument[0]))
         elif argument[0] == "":
             rows.append([model.prefix_token_id, *model.tok_encode(argument[1], add_special_tokens=False)])

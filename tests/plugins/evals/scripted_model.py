@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
+import llmasos
 from llmasos.api import (
     Encoding,
     Generation,
     GenerationChunk,
     LoadedModel,
     PackedBatch,
-    PluginInfo,
     ResolvedModel,
     SamplingParams,
     SpecialTokens,
@@ -118,14 +118,13 @@ class ScriptedModel:
         return total, greedy
 
 
-class ScriptedHub:
-    """The parts of the Hub that an evaluator uses, around one model."""
+class ScriptedHub(llmasos.Hub):
+    """A Hub whose only model is a scripted one; names and hooks are those of the environment."""
 
     def __init__(
         self, cache_dir: Path, model: ScriptedModel | None = None, tokenizer: ByteTokenizer | None = None
     ):
-        self.cache_dir = cache_dir
-        self.offline = True
+        super().__init__(cache_dir=cache_dir, config_dir=cache_dir, offline=True)
         self.model = model or ScriptedModel()
         self.tokenizer = tokenizer or ByteTokenizer()
         self.generated: list[list[tuple[int, ...]]] = []
@@ -183,22 +182,3 @@ class ScriptedHub:
             done = Generation(text, tuple(out), "length", len(prompts[index]))
             yield GenerationChunk(index, text[:1])
             yield GenerationChunk(index, text[1:], done=done)
-
-    def plugins_used(self) -> Sequence[PluginInfo]:
-        return []
-
-    def provenance(self) -> dict[str, Any]:
-        return {
-            "environment": {
-                "python": "3",
-                "implementation": "CPython",
-                "system": "test",
-                "machine": "test",
-                "processor": "test",
-                "cores": 1,
-                "threads": 1,
-                "accelerators": [],
-                "libraries": {},
-            },
-            "plugins": [],
-        }

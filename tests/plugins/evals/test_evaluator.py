@@ -1,0 +1,386 @@
+"""From task files to a record, on a scripted model: what is counted, what is resumed, what stays the same."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from scripted_model import ByteTokenizer, ScriptedHub, ScriptedModel
+
+from llmasos.api import (
+    EvalRequest,
+    EvaluationError,
+    InputError,
+    ModelNotFound,
+    UnknownName,
+    UsageError,
+)
+from llmasos.pipelines.evaluate import evaluate
+from llmasos_evals.record import record_digest
+from llmasos_evals.scorer import ReferenceScorer
+from llmasos_evals.store import RECORD_FILE
+
+CHOICE = """
+task: colours
+dataset_path: json
+dataset_kwargs: {data_files: {test: colours.jsonl}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: "{{options}}"
+doc_to_target: "{{answer}}"
+metric_list: [{metric: acc}, {metric: acc_norm}]
+metadata: {version: 1.0}
+"""
+STORY = """
+task: story
+dataset_path: json
+dataset_kwargs: {data_files: {test: story.jsonl}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{prompt}}"
+doc_to_target: "{{end}}"
+generation_kwargs: {until: ["!"], max_gen_toks: 6}
+metric_list: [{metric: exact_match}]
+"""
+PROSE = """
+task: prose
+dataset_path: json
+dataset_kwargs: {data_files: {test: prose.jsonl}}
+test_split: test
+output_type: loglikelihood_rolling
+doc_to_target: "{{page}}"
+"""
+SUITE = """
+group: everything
+task: [colours, story, prose]
+aggregate_metric_list: [{metric: acc}]
+"""
+
+
+class Recorder:
+    """A Progress that remembers."""
+
+    def __init__(self) -> None:
+        self.phases: list[tuple[str, int | None]] = []
+        self.counts: list[int] = []
+        self.warnings: list[str] = []
+
+    def phase(self, name, total=None):
+        self.phases.append((name, total))
+        self.counts.append(0)
+
+    def advance(self, amount=1):
+        self.counts[-1] += amount
+
+    def warn(self, message):
+        self.warnings.append(message)
+
+
+def rows(path: Path, documents: list[dict]) -> None:
+    path.write_text("".join(json.dumps(document) + "\n" for document in documents))
+
+
+@pytest.fixture
+def tasks(tmp_path) -> Path:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    for name, text in {"colours": CHOICE, "story": STORY, "prose": PROSE, "everything": SUITE}.items():
+        (folder / f"{name}.yaml").write_text(text)
+    rows(
+        folder / "colours.jsonl",
+        [
+            {"question": f"Q{n} " * (n % 3 + 1), "options": ["red", "green", "blue"], "answer": n % 3}
+            for n in range(9)
+        ],
+    )
+    rows(folder / "story.jsonl", [{"prompt": f"once {n}", "end": "x"} for n in range(7)])
+    rows(folder / "prose.jsonl", [{"page": "It was a dark and stormy night. " * n} for n in range(1, 5)])
+    return folder
+
+
+def run(tmp_path, tasks, *names, hub=None, progress=None, **settings):
+    hub = hub or ScriptedHub(tmp_path / "cache")
+    request = EvalRequest(
+        "scripted", names or ("everything",), include=(tasks,), bootstrap=100, **{"batch_size": 3, **settings}
+    )
+    return evaluate(hub, request, progress)
+
+
+def test_every_document_is_scored_and_recorded(tmp_path, tasks):
+    progress = Recorder()
+    result = run(tmp_path, tasks, progress=progress, output=tmp_path / "out")
+    record = result.record
+    assert [(task["name"], task["documents"], task["scores"][0]["n"]) for task in record["tasks"]] == [
+        ("colours", 9, 9),
+        ("story", 7, 7),
+        ("prose", 4, 4),
+    ]
+    assert [group["name"] for group in record["groups"]] == ["everything"]
+    assert record["groups"][0]["scores"][0]["value"] == record["tasks"][0]["scores"][0]["value"]
+    assert json.loads((tmp_path / "out" / RECORD_FILE).read_text()) == record
+    assert dict(progress.phases)["scoring"] == 20
+    assert progress.counts[[name for name, _ in progress.phases].index("scoring")] == 20
+    assert progress.warnings == []
+    assert record["timings"]["documents_computed"] == 20
+    story = record["tasks"][1]
+    assert story["generation"]["until"] == ["!"]
+    assert story["counts"]["tokens"] == 42
+
+
+def test_the_numbers_are_those_of_the_model(tmp_path, tasks):
+    hub = ScriptedHub(tmp_path / "cache")
+    record = run(tmp_path, tasks, "colours", hub=hub).record
+    right = 0
+    for n in range(9):
+        question = f"Q{n} " * (n % 3 + 1)
+        context = question.rstrip()
+        moved = question[len(context) :]
+        totals = [
+            hub.model.answer(list(context.encode()), list(f"{moved} {option}".encode()))[0]
+            for option in ("red", "green", "blue")
+        ]
+        right += totals.index(max(totals)) == n % 3
+    assert record["tasks"][0]["scores"][0]["value"] == right / 9
+
+
+def test_limit_and_seed_are_respected_and_named_in_the_run_key(tmp_path, tasks):
+    first = run(tmp_path, tasks, "colours", limit=4)
+    assert first.record["tasks"][0]["scores"][0]["n"] == 4
+    other = run(tmp_path, tasks, "colours", limit=4, seed=5)
+    assert other.record["run_key"] != first.record["run_key"]
+    assert other.output != first.output  # without --output each run has a folder of its own
+
+
+def test_batch_size_and_order_do_not_change_a_number(tmp_path, tasks):
+    def numbers(record):
+        return {task["name"]: (task["scores"], task["samples_digest"]) for task in record["tasks"]}
+
+    expected = numbers(run(tmp_path, tasks, "colours", "story", "prose").record)
+    for batch_size, names in ((1, ("prose", "colours", "story")), (64, ("story", "prose", "colours"))):
+        assert numbers(run(tmp_path, tasks, *names, batch_size=batch_size).record) == expected
+
+
+class Killed(BaseException):
+    """Stands for whatever ends a process in the middle."""
+
+
+def interrupt_after(monkeypatch, count: int) -> None:
+    original = ReferenceScorer.score
+    left = [count]
+
+    def score(self, requests):
+        for response in original(self, requests):
+            if left[0] == 0:
+                raise Killed
+            left[0] -= 1
+            yield response
+
+    monkeypatch.setattr(ReferenceScorer, "score", score)
+
+
+def test_an_interrupted_run_resumes_to_the_same_record(tmp_path, tasks, monkeypatch):
+    whole = run(tmp_path, tasks, output=tmp_path / "whole").record
+    chance = random.Random(4)
+    for attempt in range(6):
+        folder = tmp_path / f"part{attempt}"
+        restarts = 0
+        while True:
+            with monkeypatch.context() as patch:
+                interrupt_after(patch, chance.randrange(1, 16))
+                try:
+                    record = run(tmp_path, tasks, output=folder).record
+                    break
+                except Killed:
+                    restarts += 1
+            for samples in folder.glob("samples_*.jsonl"):  # tear the last line, as a power cut does
+                if chance.random() < 0.5:
+                    data = samples.read_bytes()
+                    samples.write_bytes(data[: -chance.randrange(1, 30)])
+        assert restarts
+        assert record["digest"] == whole["digest"]
+        assert record["samples_digest"] == whole["samples_digest"]
+        assert {k: v for k, v in record.items() if k != "timings"} == {
+            k: v for k, v in whole.items() if k != "timings"
+        }
+
+
+def test_finished_documents_are_not_computed_again(tmp_path, tasks, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 3 * 4 + 1)  # four documents of three choices, and one choice of the fifth
+        progress = Recorder()
+        with pytest.raises(Killed):
+            run(tmp_path, tasks, "colours", output=tmp_path / "out", progress=progress)
+    assert progress.warnings == [
+        f"4 of 9 documents are kept in {tmp_path / 'out'}; the same command goes on from there"
+    ]
+    hub = ScriptedHub(tmp_path / "cache")
+    record = run(tmp_path, tasks, "colours", output=tmp_path / "out", hub=hub).record
+    assert len(hub.model.batches) == 5
+    assert record["timings"]["documents_resumed"] == 4
+    again = ScriptedHub(tmp_path / "cache")
+    run(tmp_path, tasks, "colours", output=tmp_path / "out", hub=again)
+    assert again.model.batches == []
+    run(tmp_path, tasks, "colours", output=tmp_path / "out", hub=again, resume=False)
+    assert len(again.model.batches) == 9
+
+
+def test_a_torn_generation_batch_runs_again_whole_and_writes_only_what_was_missing(
+    tmp_path, tasks, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 4)  # one batch of three, and one document of the second
+        with pytest.raises(Killed):
+            run(tmp_path, tasks, "story", output=tmp_path / "out")
+    hub = ScriptedHub(tmp_path / "cache")
+    run(tmp_path, tasks, "story", output=tmp_path / "out", hub=hub)
+    assert [len(prompts) for prompts in hub.generated] == [3, 1]
+    lines = (tmp_path / "out" / "samples_story.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["index"] for line in lines) == list(range(7))
+
+
+def test_a_folder_is_never_used_for_two_runs(tmp_path, tasks):
+    run(tmp_path, tasks, "colours", output=tmp_path / "out", limit=3)
+    with pytest.raises(UsageError, match=r"settings\.limit is 3 there and 4 here"):
+        run(tmp_path, tasks, "colours", output=tmp_path / "out", limit=4)
+    (tasks / "colours.jsonl").write_text((tasks / "colours.jsonl").read_text().replace("blue", "grey"))
+    with pytest.raises(UsageError, match="data_digest"):
+        run(tmp_path, tasks, "colours", output=tmp_path / "out", limit=3)
+
+
+def test_what_does_not_fit_is_counted_and_said(tmp_path, tasks):
+    progress = Recorder()
+    hub = ScriptedHub(tmp_path / "cache", ScriptedModel(max_length=8))
+    counts = run(tmp_path, tasks, "colours", hub=hub, progress=progress).record["tasks"][0]["counts"]
+    assert counts["requests"] == 27
+    assert counts["truncated_requests"] > 0
+    assert counts["truncated_tokens"] > counts["truncated_requests"]
+    assert counts["cut_continuations"] == counts["unscored_tokens"] == 0
+    assert any("tokens were left out on the left" in line for line in progress.warnings)
+
+    progress = Recorder()
+    hub = ScriptedHub(tmp_path / "cache", ScriptedModel(max_length=4))
+    counts = run(tmp_path, tasks, "colours", hub=hub, progress=progress).record["tasks"][0]["counts"]
+    assert counts["cut_continuations"] > 0
+    assert any("are not scored" in line for line in progress.warnings)
+
+
+def test_an_empty_continuation_is_counted_and_said(tmp_path, tasks):
+    # The tokenizer merges the last character of the context with the continuation: nothing is left to score.
+    class Merging(ByteTokenizer):
+        def encode(self, text, **options):
+            return super().encode(text.replace("? z", "?"), **options)
+
+    (tasks / "merge.yaml").write_text(CHOICE.replace("colours", "merge"))
+    rows(tasks / "merge.jsonl", [{"question": "Q?", "options": ["z", "y"], "answer": 0}])
+    progress = Recorder()
+    hub = ScriptedHub(tmp_path / "cache", tokenizer=Merging())
+    record = run(tmp_path, tasks, "merge", hub=hub, progress=progress).record
+    assert record["tasks"][0]["counts"]["empty_continuations"] == 1
+    assert any("are empty" in line for line in progress.warnings)
+
+
+def test_a_misspelt_field_is_found_before_the_model_is_loaded(tmp_path, tasks):
+    (tasks / "colours.yaml").write_text(CHOICE.replace("doc_to_choice", "doc_to_choise"))
+    hub = ScriptedHub(tmp_path / "cache")
+    with pytest.raises(InputError, match="doc_to_choise"):
+        run(tmp_path, tasks, str(tasks / "colours.yaml"), hub=hub)
+    with pytest.raises(UnknownName):
+        run(tmp_path, tasks, "colors", hub=hub)
+    assert hub.loads == 0
+
+
+def test_an_unknown_generation_setting_stops_before_scoring(tmp_path, tasks):
+    (tasks / "story.yaml").write_text(STORY.replace("max_gen_toks", "top_z: 1, max_gen_toks"))
+    hub = ScriptedHub(tmp_path / "cache")
+    with pytest.raises(InputError, match="top_z"):
+        run(tmp_path, tasks, "story", hub=hub)
+    assert hub.generated == []
+
+
+def test_the_folder_says_how_the_run_is_doing(tmp_path, tasks, monkeypatch):
+    def status():
+        return json.loads((tmp_path / "out" / "status.json").read_text())
+
+    seen = []
+    original = ReferenceScorer.score
+
+    def score(self, requests):
+        seen.append(status()["state"])
+        return original(self, requests)
+
+    monkeypatch.setattr(ReferenceScorer, "score", score)
+    record = run(tmp_path, tasks, "colours", output=tmp_path / "out").record
+    assert seen == ["running"]
+    assert status()["state"] == "finished"
+    assert status()["record"] == record["digest"]
+
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(UnknownName):
+        run(tmp_path, tasks, "colors", output=tmp_path / "out")
+    assert status()["state"] == "failed"
+    assert "colors" in status()["error"]
+
+
+def test_a_scorer_that_forgets_documents_is_an_error(tmp_path, tasks, monkeypatch):
+    monkeypatch.setattr(ReferenceScorer, "score", lambda self, requests: iter(()))
+    with pytest.raises(EvaluationError, match="left 9 documents of task colours unanswered"):
+        run(tmp_path, tasks, "colours")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"limit": 0}, "limit is 0"),
+        ({"num_fewshot": -1}, "num_fewshot is -1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"bootstrap": -1}, "bootstrap is -1"),
+        ({"compat": "lmeval"}, "compat is 'lmeval'"),
+        ({"dtype": "exakt"}, "dtype"),
+        ({"tasks": ()}, "no task was named"),
+        ({"include": (Path("/no/such/folder"),)}, "no such folder"),
+        ({"output": Path(__file__)}, "is a file"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_refused_at_once(tmp_path, settings, message):
+    hub = ScriptedHub(tmp_path)
+    request = EvalRequest(**{"model": "scripted", "tasks": ("quickstart",), **settings})
+    with pytest.raises(UsageError, match=message) as caught:
+        evaluate(hub, request)
+    assert caught.value.hint
+    assert hub.loads == 0
+
+
+def test_failure_is_told_to_plugins_and_passes_unchanged(tmp_path, tasks, monkeypatch):
+    hub = ScriptedHub(tmp_path / "cache")
+    told = []
+    monkeypatch.setattr(hub, "notify", lambda hook, **arguments: told.append((hook, arguments["event"])))
+
+    def missing(*args, **kwargs):
+        raise ModelNotFound("nothing there", hint="look elsewhere")
+
+    monkeypatch.setattr(hub, "load_model", missing)
+    with pytest.raises(ModelNotFound):
+        run(tmp_path, tasks, "colours", hub=hub)
+    assert [hook for hook, _ in told] == ["eval_started", "eval_failed"]
+    assert isinstance(told[1][1].error, ModelNotFound)
+
+
+def test_no_plugin_to_run_it_is_an_error_that_names_the_plugin(tmp_path):
+    import llmasos
+
+    hub = llmasos.Hub(cache_dir=tmp_path, config_dir=tmp_path, no_plugins=True)
+    with pytest.raises(UnknownName, match="no enabled plugin runs evaluations") as caught:
+        evaluate(hub, EvalRequest("m", ("t",)))
+    assert "llmasos-evals" in caught.value.hint
+
+
+def test_the_digest_leaves_out_time_and_machine(tmp_path, tasks):
+    record = dict(run(tmp_path, tasks, "colours").record)
+    assert record_digest(record) == record["digest"]
+    changed = {**record, "timings": {}, "environment": {}}
+    assert record_digest(changed) == record["digest"]
+    assert record_digest({**record, "seed": 1}) != record["digest"]
