@@ -1,23 +1,18 @@
-"""Canonical JSON and its SHA-256: what tasks, data and documents are compared by."""
+"""What tasks, data and documents are compared by: SHA-256 of canonical JSON."""
 
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-
-def canonical_json(value: Any) -> bytes:
-    """UTF-8 JSON with sorted keys and no spaces; values that JSON lacks appear as their ``str``."""
-    return json.dumps(
-        value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_fallback
-    ).encode("utf-8", "surrogatepass")
+from llmasos.api import canonical_json
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of the canonical JSON, in hexadecimal."""
-    return hashlib.sha256(canonical_json(value)).hexdigest()
+    """SHA-256 of the canonical JSON; what JSON cannot hold (dates, NaN) counts as its ``str``."""
+    return hashlib.sha256(_encoded(value)).hexdigest()
 
 
 def digest_rows(parts: Mapping[str, Iterable[Any]]) -> str:
@@ -26,7 +21,7 @@ def digest_rows(parts: Mapping[str, Iterable[Any]]) -> str:
     for name in sorted(parts):
         hasher.update(f"#{name}\n".encode())
         for row in parts[name]:
-            hasher.update(canonical_json(row))
+            hasher.update(_encoded(row))
             hasher.update(b"\n")
     return hasher.hexdigest()
 
@@ -37,14 +32,31 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, list | tuple):
         return [plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted((plain(item) for item in value), key=str)
     if hasattr(value, "tolist"):
         return plain(value.tolist())
     return value
 
 
-def _fallback(value: Any) -> Any:
-    if hasattr(value, "tolist"):
-        return value.tolist()
+def _encoded(value: Any) -> bytes:
+    try:
+        return canonical_json(value)
+    except (TypeError, ValueError):
+        return canonical_json(_jsonable(plain(value)))
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_jsonable(item) for item in value]
+    if (
+        value is None
+        or isinstance(value, bool | int | str)
+        or (isinstance(value, float) and math.isfinite(value))
+    ):
+        return value
     return str(value)

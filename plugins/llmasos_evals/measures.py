@@ -108,7 +108,7 @@ def bind(config: TaskConfig, code: TaskCode, hub: HubAPI) -> tuple[dict[str, Mea
         measures[measure.name] = measure
         idle = getattr(measure.metric, "idle", ())
         if idle:
-            remarks.append(f"task {config.task}: metric {measure.name} takes no notice of {', '.join(idle)}")
+            remarks.append(f"metric {measure.name} takes no notice of {', '.join(idle)}")
     return measures, remarks
 
 

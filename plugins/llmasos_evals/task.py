@@ -195,11 +195,7 @@ class Task:
         for index, doc in enumerate(islice(self._documents(), limit)):
             doc_digest = digest(doc)
             try:
-                target = (
-                    shape.fields.target(self._rules["doc_to_target"], doc)
-                    if self._rules["doc_to_target"] is not None
-                    else None
-                )
+                target = shape.fields.target(self._rules["doc_to_target"], doc)
                 requests = self._requests(index, doc, target, draw(doc, doc_digest), examples, shape)
             except InputError as error:
                 raise InputError(f"{error.message} (document {index})", hint=error.hint) from error
@@ -316,11 +312,8 @@ class Task:
                 rows.column_names,
                 choices=self.config.doc_to_choice is not None,
             )
-            question = target = None
-            if self._rules["doc_to_text"] is not None:
-                question = fields.text(self._rules["doc_to_text"], rows[0])
-            if self._rules["doc_to_target"] is not None:
-                target = fields.target(self._rules["doc_to_target"], rows[0])
+            question = fields.text(self._rules["doc_to_text"], rows[0])
+            target = fields.target(self._rules["doc_to_target"], rows[0])
             choices_in_prompt = self.config.doc_to_choice is not None and isinstance(question, int)
             self._shape = _Shape(fields, choices_in_prompt, isinstance(target, list))
         return self._shape

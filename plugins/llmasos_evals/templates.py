@@ -51,8 +51,8 @@ class Fields:
         self.choices = choices
 
     def text(self, rule: Any, doc: Mapping[str, Any], field: str = "doc_to_text") -> Any:
-        """The prompt of a document; a number when the task puts its choices into the prompt (winogrande)."""
-        if isinstance(rule, int):
+        """The prompt of a document; a number when the task puts its choices into the prompt (winogrande); None for no rule."""
+        if rule is None or isinstance(rule, int):
             return rule
         if callable(rule):
             return rule(doc)
@@ -64,8 +64,8 @@ class Fields:
         return rendered
 
     def target(self, rule: Any, doc: Mapping[str, Any], field: str = "doc_to_target") -> Any:
-        """The right answer: text, the number of a choice, or a list of either when any of them will do."""
-        if isinstance(rule, int | list):
+        """The right answer: text, the number of a choice, a list of either when any will do; None for no rule."""
+        if rule is None or isinstance(rule, int | list):
             return rule
         if callable(rule):
             return rule(doc)
