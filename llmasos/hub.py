@@ -14,6 +14,7 @@ The kernel part (plugins, names, hooks) is ``KernelHub``; the methods here call 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmasos.kernel.hub import KernelHub
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from llmasos.contracts.evaluation import EvalResult, LoadedModel, Progress
     from llmasos.contracts.model import GenerationChunk, SamplingParams
     from llmasos.contracts.tokenizer import Tokenizer
+    from llmasos.pipelines.process import ProcessResult
 
 
 class Hub(KernelHub):
@@ -68,6 +70,24 @@ class Hub(KernelHub):
         from llmasos.pipelines.evaluate import evaluate
 
         return evaluate(self, EvalRequest(model=model, tasks=tuple(tasks), **settings), progress)
+
+    def process(
+        self,
+        pipeline: Path | str,
+        *,
+        output: Path | str | None = None,
+        workers: int = 1,
+        sample: int | None = None,
+        progress: Progress | None = None,
+    ) -> ProcessResult:
+        """Run a data pipeline file. Finished work in ``output`` is reused; the result does not depend on ``workers``."""
+        from llmasos.pipelines.evaluate import Silence
+        from llmasos.pipelines.process import process
+
+        folder = None if output is None else Path(output)
+        return process(
+            Path(pipeline), self, progress or Silence(), output=folder, workers=workers, sample=sample
+        )
 
     def provenance(self) -> dict[str, Any]:
         """For a record: ``environment`` (machine, libraries) and ``plugins`` used so far, with their code digests."""

@@ -220,12 +220,6 @@ class KernelHub:
         """Plugins imported so far by this Hub, sorted by id."""
         return [plugin_info(loaded.record) for loaded in self._loader.loaded()]
 
-    def provenance(self) -> Mapping[str, Any]:
-        """For a record: ``environment`` (machine, libraries) and ``plugins`` used so far, with their code digests."""
-        from llmasos.provenance import environment, plugin_lock
-
-        return {"environment": environment(), "plugins": plugin_lock(self.plugins_used())}
-
     def plugin_settings(self, plugin_id: str) -> Mapping[str, Any]:
         """Values of the settings that a plugin's manifest declares: environment > config.toml > default.
 
