@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 from llmasos.api import LlmasosError, ModelNotFound, WeightsError
 
-from .mapping import read_bounded
+from .mapping import names_in, read_bounded
+from .strict_json import parse_object
 
 MAX_CONFIG_BYTES = 8 * 1024 * 1024
 MAX_INDEX_BYTES = 64 * 1024 * 1024
@@ -30,39 +30,16 @@ _CLASS = re.compile(r"([A-Z][A-Za-z0-9]*?)(?:For[A-Z]\w*|LMHeadModel|DoubleHeads
 _MODEL_TYPE_HINT = 'add "model_type" (for example "bert", "gpt2" or "llama") to config.json'
 
 
-class _Refused(ValueError):
-    """Raised inside JSON hooks, where the path is not known."""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = next(key for key in keys if keys.count(key) > 1)
-        raise _Refused(f"the key {repeated[:80]!r} appears twice")
-    return result
-
-
 def read_json_object(path: Path, limit: int) -> dict[str, Any]:
     """A JSON object from a file the model's author wrote.
 
     Raises ModelNotFound when it is missing; WeightsError when it is over ``limit`` bytes, not UTF-8, not JSON, not an
     object, or has a key twice at any level.
     """
-    raw = read_bounded(path, limit)
     try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
-        # A lone surrogate escape parses but cannot be written to a terminal or a record.
-        json.dumps(value, ensure_ascii=False).encode()
-    except RecursionError as error:
-        raise WeightsError(f"{path}: nested too deeply", hint="download it again") from error
+        return parse_object(read_bounded(path, limit), constants=True)
     except ValueError as error:
-        raise WeightsError(f"{path}: not valid JSON: {error}", hint="download it again") from error
-    if not isinstance(value, dict):
-        raise WeightsError(
-            f"{path}: must be a JSON object, is {type(value).__name__}", hint="download it again"
-        )
-    return value
+        raise WeightsError(f"{path}: {error}", hint="download it again") from error
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -205,8 +182,8 @@ def safest_format(directory: Path) -> str:
     considered when there is nothing else.
     """
     try:
-        names = {entry.name for entry in directory.iterdir()}
-    except OSError:
+        names = set(names_in(directory))
+    except LlmasosError:
         return ""
     if names & {"model.safetensors", "model.safetensors.index.json"}:
         return "safetensors"

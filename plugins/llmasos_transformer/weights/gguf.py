@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,13 +10,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from llmasos.api import ModelNotFound, TensorInfo, WeightsError
+from llmasos.api import TensorInfo, WeightsError
 
 from .directory import safest_format
 from .gguf_config import build_config, metadata
 from .gguf_header import GgufTensor, import_gguf, parse_header
 from .gguf_names import ROPE_FACTORS, Rename, rename
-from .mapping import MappedFile, sniff
+from .mapping import MappedFile, locate, names_in, sniff
 from .rope_factors import recognise
 
 if TYPE_CHECKING:
@@ -39,10 +40,10 @@ class GgufFormat:
     """Reads a .gguf file, or a directory that holds exactly one."""
 
     def accepts(self, path: Path) -> bool:
-        if path.is_dir():
+        if os.path.isdir(path):
             return safest_format(path) == "gguf"
         content = sniff(path)
-        return content == "gguf" or (not content and path.suffix == ".gguf" and path.is_file())
+        return content == "gguf" or (not content and path.suffix == ".gguf" and os.path.isfile(path))
 
     def open(self, path: Path, *, allow_pickle: bool = False) -> GgufCheckpoint:
         """Check the header and map the file; reads no tensor.
@@ -52,17 +53,15 @@ class GgufFormat:
         """
         path = Path(path)
         file = path
-        if path.is_dir():
-            found = sorted(path.glob("*.gguf"))
+        if locate(path) == "directory":
+            found = [name for name in names_in(path) if name.endswith(".gguf")]
             if len(found) != 1:
-                names = ", ".join(entry.name for entry in found[:8]) or "none"
+                listed = ", ".join(found[:8]) or "none"
                 raise WeightsError(
-                    f"{path}: a directory must hold exactly one .gguf file, this one has {len(found)}: {names}",
-                    hint=f"name the file itself: {found[0]}" if found else "name a .gguf file",
+                    f"{path}: a directory must hold exactly one .gguf file, this one has {len(found)}: {listed}",
+                    hint=f"name the file itself: {path / found[0]}" if found else "name a .gguf file",
                 )
-            (file,) = found
-        elif not path.exists():
-            raise ModelNotFound(f"{path}: no such file or directory", hint="check the path")
+            file = path / found[0]
         if (match := _SPLIT.fullmatch(file.name)) and int(match[2]) > 1:
             raise WeightsError(
                 f"{file}: part {int(match[1])} of {int(match[2])} of a split GGUF, which cannot be read in parts",

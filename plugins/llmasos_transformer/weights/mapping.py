@@ -30,7 +30,8 @@ _MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 def _refuse(path: Path, error: OSError | ValueError) -> LlmasosError:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return ModelNotFound(
-            f"{path}: no such file", hint="check the path; a model is a directory or one weight file"
+            f"{path}: no such file or directory",
+            hint="check the path; a model is a directory or one weight file",
         )
     if isinstance(error, PermissionError):
         return WeightsError(
@@ -41,6 +42,22 @@ def _refuse(path: Path, error: OSError | ValueError) -> LlmasosError:
             f"{path}: the symbolic link leads back to itself", hint="download the model again"
         )
     return WeightsError(f"{path}: cannot be opened: {error}", hint="check the path and the file system")
+
+
+def locate(path: Path) -> Literal["file", "directory"]:
+    """What a path the user named is. Raises ModelNotFound when it leads nowhere, WeightsError when it may not be seen."""
+    try:
+        return "directory" if stat.S_ISDIR(os.stat(path).st_mode) else "file"
+    except (OSError, ValueError) as error:
+        raise _refuse(path, error) from error
+
+
+def names_in(directory: Path) -> list[str]:
+    """Names in a directory, sorted. Raises as ``locate``."""
+    try:
+        return sorted(os.listdir(directory))
+    except (OSError, ValueError) as error:
+        raise _refuse(directory, error) from error
 
 
 def open_regular(path: Path) -> tuple[int, int]:

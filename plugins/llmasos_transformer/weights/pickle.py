@@ -15,10 +15,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from llmasos.api import ModelNotFound, TensorInfo, WeightsError
+from llmasos.api import TensorInfo, WeightsError
 
 from .directory import compare_shard, describe, read_config, read_index, safest_format, with_model_type
-from .mapping import import_torch, open_regular, sniff
+from .mapping import import_torch, locate, names_in, open_regular, sniff
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,7 @@ class PickleFormat:
     """Reads ``pytorch_model.bin``, alone or sharded. Never accepted where safetensors or GGUF lie beside it."""
 
     def accepts(self, path: Path) -> bool:
-        if path.is_dir():
+        if os.path.isdir(path):
             return safest_format(path) == "pickle"
         return path.suffix in SUFFIXES and sniff(path) in ("zip", "pickle")
 
@@ -50,16 +50,19 @@ class PickleFormat:
         truncated, compressed, asks for anything but tensors, or holds anything but tensors by name.
         """
         path = Path(path)
-        if not path.exists():
-            raise ModelNotFound(f"{path}: no such file or directory", hint="check the path")
         index: Path | None = None
+        directory = path.parent
         files: list[tuple[Path, list[str] | None]] = [(path, None)]
-        if path.is_dir():
-            if (path / SINGLE).exists():
+        if locate(path) == "directory":
+            directory = path
+            names = names_in(path)
+            if SINGLE in names:
                 files = [(path / SINGLE, None)]
-            elif (path / INDEX).exists():
+            elif INDEX in names:
                 index = path / INDEX
-                files = [(path / shard, names) for shard, names in read_index(path, INDEX, ".bin").items()]
+                files = [
+                    (path / shard, promised) for shard, promised in read_index(path, INDEX, ".bin").items()
+                ]
             else:
                 raise WeightsError(
                     f"{path}: has neither {SINGLE} nor {INDEX}", hint="name the weight file itself"
@@ -69,7 +72,7 @@ class PickleFormat:
                 f"{files[0][0]}: a PyTorch pickle, which can carry code, and was not asked for by name",
                 hint=f"if you trust its author: --allow-pickle (it is opened with torch.load(weights_only=True)); or {_SAFER}",
             )
-        return PickleCheckpoint(path, path if path.is_dir() else path.parent, files, index)
+        return PickleCheckpoint(path, directory, files, index)
 
 
 class PickleCheckpoint:

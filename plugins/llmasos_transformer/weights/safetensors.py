@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from llmasos.api import ModelNotFound, TensorInfo, WeightsError
+from llmasos.api import TensorInfo, WeightsError
 
 from .directory import compare_shard, describe, read_config, read_index, safest_format, with_model_type
-from .mapping import MappedFile, sniff
+from .mapping import MappedFile, locate, names_in, sniff
 from .safetensors_header import SafetensorsHeader, StoredTensor, parse_header
 
 if TYPE_CHECKING:
@@ -31,10 +32,12 @@ class SafetensorsFormat:
     by its suffix."""
 
     def accepts(self, path: Path) -> bool:
-        if path.is_dir():
+        if os.path.isdir(path):
             return safest_format(path) == "safetensors"
         content = sniff(path)
-        return content == "safetensors" or (not content and path.suffix == ".safetensors" and path.is_file())
+        return content == "safetensors" or (
+            not content and path.suffix == ".safetensors" and os.path.isfile(path)
+        )
 
     def open(self, path: Path, *, allow_pickle: bool = False) -> SafetensorsCheckpoint:
         """Check headers, index and configuration, and map the files; reads no tensor.
@@ -43,14 +46,13 @@ class SafetensorsFormat:
         WeightsError naming the file, the entry and the numbers that do not fit.
         """
         path = Path(path)
-        if not path.exists():
-            raise ModelNotFound(f"{path}: no such file or directory", hint="check the path")
-        if not path.is_dir():
+        if locate(path) == "file":
             return SafetensorsCheckpoint(path, path.parent, [(path, None)], None)
-        if (path / SINGLE).exists():
+        names = names_in(path)
+        if SINGLE in names:
             return SafetensorsCheckpoint(path, path, [(path / SINGLE, None)], None)
-        if not (path / INDEX).exists():
-            others = sorted(entry.name for entry in path.glob("*.safetensors"))
+        if INDEX not in names:
+            others = [name for name in names if name.endswith(".safetensors")]
             hint = f"name the file itself: {path / others[0]}" if others else f"expected {SINGLE} or {INDEX}"
             raise WeightsError(f"{path}: has neither {SINGLE} nor {INDEX}", hint=hint)
         shards = read_index(path, INDEX, ".safetensors")

@@ -8,7 +8,6 @@ fields, names that look like paths out of the directory, a header over 16 MiB an
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from llmasos.api import WeightsError
+
+from .strict_json import parse_object
 
 MAX_HEADER_BYTES = 16 * 1024 * 1024
 MAX_TENSORS = 1_000_000
@@ -47,25 +48,6 @@ class StoredTensor:
 class SafetensorsHeader:
     tensors: Mapping[str, StoredTensor]
     metadata: Mapping[str, str]
-
-
-class _Refused(ValueError):
-    """Raised inside JSON hooks, where the path is not known."""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise _Refused(f"the key {key[:80]!r} appears twice")
-            seen.add(key)
-    return result
-
-
-def _no_constant(name: str) -> Any:
-    raise _Refused(f"{name} is not JSON")
 
 
 def is_tensor_name(name: str) -> bool:
@@ -133,12 +115,6 @@ def _entry(path: Path, name: str, value: Any, data_start: int, data_size: int) -
 def _metadata(path: Path, value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
         raise WeightsError(f"{path}: __metadata__ must map strings to strings", hint=_DOWNLOAD_AGAIN)
-    try:
-        "".join([*value, *value.values()]).encode()
-    except UnicodeEncodeError as error:  # a lone surrogate escape: valid JSON, but not text that can be shown
-        raise WeightsError(
-            f"{path}: __metadata__ holds text that is not Unicode", hint=_DOWNLOAD_AGAIN
-        ) from error
     return value
 
 
@@ -166,11 +142,9 @@ def parse_header(path: Path, view: memoryview) -> SafetensorsHeader:
         )
     raw = bytes(view[8 : 8 + length])
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except RecursionError as error:
-        raise WeightsError(f"{path}: the header is nested too deeply", hint=_DOWNLOAD_AGAIN) from error
+        header = parse_object(raw)
     except ValueError as error:
-        raise WeightsError(f"{path}: the header is not valid JSON: {error}", hint=_DOWNLOAD_AGAIN) from error
+        raise WeightsError(f"{path}: the header is {error}", hint=_DOWNLOAD_AGAIN) from error
     metadata = _metadata(path, header.pop("__metadata__", {}))
     if len(header) > MAX_TENSORS:
         raise WeightsError(f"{path}: {len(header)} tensors, more than {MAX_TENSORS}", hint=_DOWNLOAD_AGAIN)

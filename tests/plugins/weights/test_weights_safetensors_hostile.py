@@ -82,7 +82,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "name_space": (named("a b"), "letters, digits"),
     "name_not_ascii": (named("gewicht.ä"), "letters, digits"),
     "name_backslash": (named("..\\a"), "letters, digits"),
-    "name_surrogate": (raw('{"\\ud800": ' + _text(entry("F32", (4,), (0, 16))) + "}"), "letters, digits"),
+    "name_surrogate": (raw('{"\\ud800": ' + _text(entry("F32", (4,), (0, 16))) + "}"), "stands for no character"),
     "name_very_long": (named("a" * 513), "letters, digits"),
     # entries
     "entry_is_a_list": (safetensors_bytes({"a": []}), "exactly dtype, shape"),
@@ -135,7 +135,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "metadata_null": (safetensors_bytes({"__metadata__": None}), "__metadata__"),
     "metadata_number": (safetensors_bytes({"__metadata__": {"a": 1}}), "__metadata__"),
     "metadata_nested": (safetensors_bytes({"__metadata__": {"a": {"b": "c"}}}), "__metadata__"),
-    "metadata_surrogate": (raw('{"__metadata__": {"a": "\\udfff"}}', b""), "__metadata__"),
+    "metadata_surrogate": (raw('{"__metadata__": {"a": "\\udfff"}}', b""), "stands for no character"),
     # other formats under this name
     "is_gguf": (b"GGUF" + bytes(60), "but only|outside 2"),
     "is_zip": (b"PK\x03\x04" + bytes(60), "but only|outside 2"),
