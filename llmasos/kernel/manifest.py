@@ -237,7 +237,9 @@ def parse_manifest(data: bytes, *, source: str, plugin_id: str | None = None) ->
     try:
         manifest = Manifest.model_validate(table)
     except ValidationError as error:
-        problems = [_explain(item) for item in error.errors(include_url=False)]
+        # A misspelt key is unknown and leaves another one missing; the first of the two is the one to correct.
+        found = sorted(error.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden")
+        problems = [_explain(item) for item in found]
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise ManifestError(
             f"{source}: {problems[0]}{more}", hint="docs/reference/manifest.md lists the keys"

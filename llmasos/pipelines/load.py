@@ -6,7 +6,7 @@ The kernel's catalogue chooses by name and by what manifests say they match; not
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from llmasos.contracts.tokenizer import Tokenizer, TokenizerDef, TokenizerFormat
 from llmasos.errors import (
     AmbiguousName,
     DeviceUnavailable,
+    LlmasosError,
     MissingDependency,
     ModelNotFound,
     PluginError,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 Offer = TypeVar("Offer", bound=Contribution)
 Chosen = TypeVar("Chosen")
+Answer = TypeVar("Answer")
 
 #: Names a user may give for a precision, and the element type each stands for.
 DTYPES: Mapping[str, DTypeName] = {
@@ -104,12 +106,8 @@ def open_checkpoint(hub: KernelHub, resolved: ResolvedModel, *, allow_pickle: bo
     matching = {p.full_name for p in hub.matching("weight_loader", files=files)}
     accepting: list[tuple[int, str, WeightFormat]] = []
     for name, definition in _offers(hub, "weight_loader", WeightLoader):
-        if (
-            name in matching
-            and (form := _usable(hub, "weight_loader", name)) is not None
-            and form().accepts(path)
-        ):
-            accepting.append((definition.priority, name, form()))
+        if name in matching and (form := _accepting(hub, "weight_loader", name, path)) is not None:
+            accepting.append((definition.priority, name, form))
     if not accepting:
         known = sorted(
             {p for provided in hub.names("weight_loader") for p in provided.matches.get("files", ())}
@@ -193,8 +191,8 @@ def open_tokenizer(hub: KernelHub, path: Path, checkpoint: Checkpoint | None) ->
     """The tokenizer of a model and the full name of its format. Raises TokenizerError when there is none."""
     accepting: list[tuple[int, str, TokenizerFormat]] = []
     for name, definition in _offers(hub, "tokenizer", TokenizerDef):
-        if (form := _usable(hub, "tokenizer", name)) is not None and form().accepts(path):
-            accepting.append((definition.priority, name, form()))
+        if (form := _accepting(hub, "tokenizer", name, path)) is not None:
+            accepting.append((definition.priority, name, form))
     if not accepting:
         raise TokenizerError(
             f"{path} has no tokenizer that an installed plugin can read",
@@ -235,14 +233,10 @@ def choose_backend(hub: KernelHub, device: str, dtype: DTypeName) -> tuple[str, 
     served: list[tuple[int, str, str]] = []
     present: set[str] = set()
     for name, definition in _offers(hub, "backend", BackendDef):
-        factory = _usable(hub, "backend", name)
-        if factory is None:
-            continue
-        backend = cast(Backend, factory())
-        for candidate in backend.devices():
+        for candidate, dtypes in _devices(hub, name):
             present.add(candidate)
             wanted = device == "auto" or candidate == device or candidate == device.split(":")[0]
-            if wanted and dtype in backend.dtypes(candidate):
+            if wanted and dtype in dtypes:
                 served.append((-definition.priority, name, candidate if device == "auto" else device))
                 break
     if not served:
@@ -415,6 +409,48 @@ def _usable(hub: KernelHub, kind: str, name: str) -> Any | None:
         return hub.get(kind, name)
     except (PluginError, MissingDependency) as error:
         hub.warn(error.message)
+        return None
+
+
+def _accepting(hub: KernelHub, kind: str, name: str, path: Path) -> Any | None:
+    """The format behind a contribution, when it accepts ``path``."""
+    factory = _usable(hub, kind, name)
+    if factory is None:
+        return None
+
+    def ask() -> Any | None:
+        form = factory()
+        return form if form.accepts(path) else None
+
+    return _asked(hub, kind, name, ask)
+
+
+def _devices(hub: KernelHub, name: str) -> Sequence[tuple[str, Sequence[str]]]:
+    """Devices of a back end, with the element types each computes in."""
+    factory = _usable(hub, "backend", name)
+    if factory is None:
+        return ()
+
+    def ask() -> list[tuple[str, Sequence[str]]]:
+        backend = cast(Backend, factory())
+        return [(device, backend.dtypes(device)) for device in backend.devices()]
+
+    return _asked(hub, "backend", name, ask) or ()
+
+
+def _asked(hub: KernelHub, kind: str, name: str, question: Callable[[], Answer]) -> Answer | None:
+    """The answer of a contribution the user did not name, or None with one warning when it raises.
+
+    What it says in the errors of llmasos.api is about the user's files and passes.
+    """
+    try:
+        return question()
+    except LlmasosError:
+        raise
+    except Exception as error:
+        plugin = next((p.plugin for p in hub.names(kind) if p.full_name == name), None)
+        version = f" {plugin.version}" if plugin else ""
+        hub.warn(f"{kind} {name}{version} was left out: it raised {type(error).__name__}: {error}")
         return None
 
 

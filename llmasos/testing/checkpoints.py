@@ -163,7 +163,7 @@ def write_checkpoint(folder: Path, family: str = "llama", *, seed: int = 0, **ch
 def write_tokenizer(folder: Path) -> Path:
     """Write tokenizer.json and tokenizer_config.json: byte-level BPE without merges, ids 0 to 255 and the end of text."""
     alphabet = byte_alphabet()
-    tokenizer = {
+    tokenizer: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
