@@ -114,6 +114,61 @@ def test_smollm2_tensors_equal_what_transformers_reads(smollm2: Path) -> None:
         assert torch.equal(checkpoint.tensor(name), wanted[name]), name
 
 
+# ---- GGUF: vocabularies without tensors ---------------------------------------------------------------------------------------
+
+#: file -> (model_type, tokens). gemma-4 has 777 000 strings, the most of any published file.
+VOCABULARIES = {
+    "aquila": ("llama", 100008),
+    "baichuan": ("baichuan", 64000),
+    "bert-bge": ("bert", 30522),
+    "command-r": ("cohere", 256000),
+    "deepseek-coder": ("llama", 32256),
+    "deepseek-llm": ("llama", 102400),
+    "falcon": ("falcon", 65024),
+    "gemma-4": ("gemma4", 262144),
+    "gpt-2": ("gpt2", 50257),
+    "gpt-neox": ("gpt_neox", 50432),
+    "llama-bpe": ("llama", 128256),
+    "llama-spm": ("llama", 32000),
+    "mpt": ("mpt", 50432),
+    "nomic-bert-moe": ("nomic-bert-moe", 250048),
+    "phi-3": ("phi3", 32064),
+    "qwen2": ("qwen2", 151936),
+    "qwen35": ("qwen2", 151936),
+    "refact": ("refact", 49216),
+    "starcoder": ("starcoder2", 49152),
+}
+
+
+@pytest.fixture(scope="module")
+def vocabularies(sdist_member: WheelFile) -> Path:
+    return sdist_member("llama-cpp-python==0.3.36", "vendor/llama.cpp/models")
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
+def test_every_published_vocabulary_opens(vocabularies: Path, name: str) -> None:
+    started = time.process_time()
+    checkpoint = GgufFormat().open(vocabularies / f"ggml-vocab-{name}.gguf")
+    seconds = time.process_time() - started
+    assert (checkpoint.config["model_type"], checkpoint.config["vocab_size"]) == VOCABULARIES[name]
+    assert not checkpoint.tensors
+    assert len(list(checkpoint.header["tokenizer.ggml.tokens"])) == VOCABULARIES[name][1]
+    assert seconds < 2.0, f"{seconds:.2f} s of CPU time; 0.15 s is usual for the largest"
+
+
+@pytest.mark.parametrize("name", ["bert-bge", "phi-3"])
+def test_every_key_equals_the_gguf_package(vocabularies: Path, name: str) -> None:
+    file = vocabularies / f"ggml-vocab-{name}.gguf"
+    values = read_header(file).values
+    fields = {
+        key: field for key, field in gguf.GGUFReader(file).fields.items() if not key.startswith("GGUF.")
+    }
+    assert set(values) == set(fields)
+    for key, field in fields.items():
+        wanted = field.contents()
+        assert (list(values[key]) if isinstance(wanted, list) else values[key]) == wanted, key
+
+
 # ---- safetensors: all-MiniLM-L6-v2 ----------------------------------------------------------------------------------------------
 
 
