@@ -10,6 +10,8 @@ from typing import Any
 from llmasos.api import LlmasosError, ModelNotFound, WeightsError
 
 from .mapping import names_in, read_bounded
+from .safetensors_header import is_tensor_name
+from .shown_text import shown
 from .strict_json import parse_object
 
 MAX_CONFIG_BYTES = 8 * 1024 * 1024
@@ -124,6 +126,11 @@ def read_index(directory: Path, name: str, suffix: str) -> dict[str, list[str]]:
         )
     shards: dict[str, list[str]] = {}
     for tensor, shard in weight_map.items():
+        if not is_tensor_name(tensor):
+            raise WeightsError(
+                f"{path}: the tensor name {tensor[:120]!r} may only have letters, digits and _ . - /",
+                hint="download it again",
+            )
         if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard) or not shard.endswith(suffix):
             raise WeightsError(
                 f"{path}: tensor {tensor[:120]!r} is said to lie in {str(shard)[:120]!r}, "
@@ -161,7 +168,7 @@ def describe(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """Facts for ``model info`` that do not depend on the weight format: name, licence, code the model asks to run."""
     facts: dict[str, str] = {}
     if isinstance(name := config.get("_name_or_path"), str) and name:
-        facts["name"] = name
+        facts["name"] = shown(name)
     if config.get("auto_map"):
         facts["custom_code"] = (
             "config.json names Python classes in auto_map; they are never imported or executed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ _SPLIT = re.compile(r".*-(\d{5})-of-(\d{5})\.gguf")
 # Blocks decode independently, so rows may be cut anywhere between blocks. The gguf package works on 16 rows at a time
 # in Python: rows of about this many elements keep that loop short and its temporaries in cache.
 _ROW_ELEMENTS = 2048
+# One factor for every two elements of an attention head.
+_LARGEST_FACTORS = 4 * 4096
 
 
 class GgufFormat:
@@ -85,6 +88,7 @@ class GgufCheckpoint:
                 f"{file}: split.count is {parts}: this is one part of a split GGUF",
                 hint="join the parts first: llama-gguf-split --merge FIRST_PART OUTPUT.gguf",
             )
+        self._values = MappingProxyType(dict(self._header.values))
         self._config = build_config(file, self._header)
         self._stored: dict[str, tuple[GgufTensor, Rename]] = {}
         self._name_tensors(file)
@@ -96,8 +100,7 @@ class GgufCheckpoint:
         kv_heads = self._config.get("num_key_value_heads", heads)
         for stored in self._header.tensors.values():
             if family == "llama" and stored.name == ROPE_FACTORS:
-                factors = self._mapped_tensor(stored).float().flatten().tolist()
-                self._config["rope_scaling"] = recognise(file, factors, self._config)
+                self._config["rope_scaling"] = recognise(file, self._rope_factors(file, stored), self._config)
                 continue
             new = rename(family, stored.name, heads, kv_heads)
             rows = stored.shape[0] if stored.shape else 1
@@ -116,6 +119,15 @@ class GgufCheckpoint:
                     hint="convert the original again",
                 )
             self._stored[new.name] = (stored, new)
+
+    def _rope_factors(self, file: Path, stored: GgufTensor) -> tuple[float, ...]:
+        """The factors without torch, so that describing a model never needs it."""
+        if stored.type_name != "F32" or len(stored.shape) != 1 or stored.nbytes > _LARGEST_FACTORS:
+            raise WeightsError(
+                f"{file}: {stored.name} is {stored.type_name} {list(stored.shape)}, not a short list of F32",
+                hint="convert the original again",
+            )
+        return struct.unpack_from(f"<{stored.shape[0]}f", self._mapped.view, stored.begin)
 
     @staticmethod
     def _info(name: str, stored: GgufTensor, new: Rename) -> TensorInfo:
@@ -145,7 +157,7 @@ class GgufCheckpoint:
     @property
     def header(self) -> Mapping[str, Any]:
         """The file's key-values; arrays are read on access and stay readable after ``close``."""
-        return MappingProxyType(dict(self._header.values))
+        return self._values
 
     def tensor(self, name: str) -> Tensor:
         """One tensor in Hugging Face's layout: float32 when it was quantised, else as stored.

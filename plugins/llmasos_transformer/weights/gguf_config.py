@@ -15,6 +15,7 @@ from typing import Any
 from llmasos.api import WeightsError
 
 from .gguf_header import GgufHeader
+from .shown_text import shown
 
 _LARGEST = 1 << 31
 FLT_MAX = 3.4028234663852886e38
@@ -51,9 +52,9 @@ class _Keys:
             )
         self.architecture = architecture
 
-    def _refuse(self, key: str, value: object, wanted: str) -> WeightsError:
+    def refuse(self, key: str, value: object, wanted: str) -> WeightsError:
         return WeightsError(
-            f"{self.path}: {key} is {str(value)[:60]}, not {wanted}", hint="convert the original again"
+            f"{self.path}: {key} is {repr(value)[:60]}, not {wanted}", hint="convert the original again"
         )
 
     def whole(self, name: str, default: int | None = None) -> int | None:
@@ -61,7 +62,7 @@ class _Keys:
         key = f"{self.architecture}.{name}"
         value = self.values.get(key, default)
         if value is not None and (type(value) is not int or not 0 < value <= _LARGEST):
-            raise self._refuse(key, value, f"a whole number from 1 to {_LARGEST}")
+            raise self.refuse(key, value, f"a whole number from 1 to {_LARGEST}")
         return value
 
     def needed(self, name: str) -> int:
@@ -84,14 +85,14 @@ class _Keys:
         if value is None or value is default:
             return value
         if type(value) not in (int, float) or not math.isfinite(value) or not 0 < value <= FLT_MAX:
-            raise self._refuse(key, value, "a finite 32-bit number above zero")
+            raise self.refuse(key, value, "a finite 32-bit number above zero")
         return _shortest(float(value))
 
     def text(self, name: str) -> str | None:
         key = f"{self.architecture}.{name}"
         value = self.values.get(key)
         if value is not None and not isinstance(value, str):
-            raise self._refuse(key, value, "a string")
+            raise self.refuse(key, value, "a string")
         return value
 
 
@@ -144,7 +145,13 @@ def _rope_scaling(keys: _Keys, context: int | None) -> dict[str, Any] | None:
 def _llama(keys: _Keys, header: GgufHeader) -> dict[str, Any]:
     width, heads = keys.needed("embedding_length"), keys.needed("attention.head_count")
     rotary = keys.whole("rope.dimension_count")
-    head = keys.whole("attention.key_length") or rotary or width // heads
+    head = keys.whole("attention.key_length") or rotary
+    if head is None:
+        if width % heads:
+            raise keys.refuse(
+                "llama.attention.head_count", heads, f"a divisor of the embedding length {width}"
+            )
+        head = width // heads
     config: dict[str, Any] = {
         "hidden_size": width,
         "intermediate_size": keys.needed("feed_forward_length"),
@@ -182,7 +189,9 @@ def _gpt2(keys: _Keys, header: GgufHeader) -> dict[str, Any]:
 
 def _bert(keys: _Keys, header: GgufHeader) -> dict[str, Any]:
     segments = header.tensors.get("token_types.weight")
-    stated = keys.values.get("tokenizer.ggml.token_type_count")
+    stated = keys.values.get("tokenizer.ggml.token_type_count", 2)
+    if type(stated) is not int or not 0 < stated <= _LARGEST:
+        raise keys.refuse("tokenizer.ggml.token_type_count", stated, f"a whole number from 1 to {_LARGEST}")
     return {
         "hidden_size": keys.needed("embedding_length"),
         "intermediate_size": keys.needed("feed_forward_length"),
@@ -192,7 +201,7 @@ def _bert(keys: _Keys, header: GgufHeader) -> dict[str, Any]:
         "layer_norm_eps": keys.real("attention.layer_norm_epsilon", 1e-12),
         "hidden_act": "gelu",
         "position_embedding_type": "absolute",
-        "type_vocab_size": segments.shape[0] if segments is not None and segments.shape else stated or 2,
+        "type_vocab_size": segments.shape[0] if segments is not None and segments.shape else stated,
     }
 
 
@@ -245,7 +254,7 @@ def build_config(path: Path, header: GgufHeader) -> dict[str, Any]:
 def metadata(header: GgufHeader) -> Mapping[str, str]:
     """Facts for ``model info`` from the ``general.`` keys."""
     facts = {
-        name: str(header.values[key])
+        name: shown(header.values[key])
         for name, key in (
             ("name", "general.name"),
             ("license", "general.license"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import platform
 import stat
 import sys
 from pathlib import Path
@@ -24,7 +25,9 @@ Content = Literal["gguf", "safetensors", "zip", "pickle", ""]
 
 # Linux charges a private writable map against memory unless told that most of it will never be written.
 # The constant has a name in the mmap module only from Python 3.13 on.
-_MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
+_MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if platform.machine() in ("x86_64", "aarch64") else 0)
+
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def _refuse(path: Path, error: OSError | ValueError) -> LlmasosError:
@@ -95,6 +98,15 @@ def read_bounded(path: Path, limit: int) -> bytes:
         return file.read(limit)
 
 
+def refuse_pointer(path: Path, head: bytes) -> None:
+    """Raise WeightsError when a file that begins with ``head`` is what git leaves in place of a large file."""
+    if head.startswith(_LFS_POINTER):
+        raise WeightsError(
+            f"{path}: a Git LFS pointer, not the weights themselves",
+            hint="fetch the real file: git lfs pull, or hf download",
+        )
+
+
 def sniff(path: Path) -> Content:
     """Recognise a weight file by its first bytes; never raises."""
     try:
@@ -151,6 +163,7 @@ class MappedFile:
         finally:
             os.close(descriptor)
         self._view: memoryview | None = memoryview(self._map)
+        refuse_pointer(path, bytes(self._view[: len(_LFS_POINTER)]))
 
     @property
     def view(self) -> memoryview:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from llmasos.api import TensorInfo, WeightsError
 
 from .directory import compare_shard, describe, read_config, read_index, safest_format, with_model_type
-from .mapping import import_torch, locate, names_in, open_regular, sniff
+from .mapping import import_torch, locate, names_in, open_regular, refuse_pointer, sniff
+from .shown_text import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -171,7 +172,8 @@ def check_archive(path: Path, size: int) -> None:
 def load(path: Path) -> dict[str, Tensor]:
     """The tensors of one pickle file, by name. Raises WeightsError; ModelNotFound when there is no such file."""
     descriptor, size = open_regular(path)
-    os.close(descriptor)
+    with os.fdopen(descriptor, "rb") as file:
+        refuse_pointer(path, file.read(64))
     content = sniff(path)
     if content not in ("zip", "pickle"):
         raise WeightsError(
@@ -200,7 +202,7 @@ def load(path: Path) -> dict[str, Tensor]:
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [""]
-    return lines[0][:300]
+    return shown(lines[0])
 
 
 def _checked(path: Path, values: object, size: int) -> dict[str, Tensor]:
@@ -210,9 +212,9 @@ def _checked(path: Path, values: object, size: int) -> dict[str, Tensor]:
     storages: dict[int, int] = {}
     result: dict[str, Tensor] = {}
     for name, value in values.items():
-        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+        if not isinstance(name, str) or not name.isprintable() or not isinstance(value, torch.Tensor):
             raise WeightsError(
-                f"{path}: the entry {str(name)[:120]!r} is a {type(value).__name__}, not a tensor",
+                f"{path}: the entry {shown(str(name), 120)!r} is a {type(value).__name__}, not a tensor",
                 hint="this may be a training checkpoint: save model.state_dict() alone, best as safetensors",
             )
         dtype = str(value.dtype).removeprefix("torch.")

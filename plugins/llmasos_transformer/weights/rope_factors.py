@@ -34,11 +34,12 @@ def llama3_factors(head: int, theta: float, factor: float) -> list[float]:
 
 def recognise(path: Path, factors: Sequence[float], config: Mapping[str, Any]) -> dict[str, Any]:
     """The ``rope_scaling`` entry that gives these factors. Raises WeightsError when no known rule does."""
-    factor = round(max(factors), 4) if factors and all(map(math.isfinite, factors)) else 0.0
-    expected = llama3_factors(config["head_dim"], config["rope_theta"], factor) if factor >= 1 else []
-    if len(expected) != len(factors) or any(
-        not math.isclose(stored, wanted, rel_tol=1e-4)
-        for stored, wanted in zip(factors, expected, strict=True)
+    head = config["head_dim"]
+    fits = 0 < len(factors) == head // 2 and all(map(math.isfinite, factors))
+    factor = round(max(factors), 4) if fits else 0.0
+    expected = llama3_factors(head, config["rope_theta"], factor) if factor >= 1 else []
+    if not expected or not all(
+        math.isclose(stored, wanted, rel_tol=1e-4) for stored, wanted in zip(factors, expected, strict=True)
     ):
         raise WeightsError(
             f"{path}: the {len(factors)} rotary factors in rope_freqs.weight follow no known rule",

@@ -14,6 +14,7 @@ from llmasos.api import TensorInfo, WeightsError
 from .directory import compare_shard, describe, read_config, read_index, safest_format, with_model_type
 from .mapping import MappedFile, locate, names_in, sniff
 from .safetensors_header import SafetensorsHeader, StoredTensor, parse_header
+from .shown_text import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,7 +116,7 @@ class SafetensorsCheckpoint:
             sizes[info.dtype] += info.nbytes
         shards = f", {len(self._maps)} shards" if len(self._maps) > 1 else ""
         return {
-            **self._file_metadata,
+            **{shown(key): shown(value) for key, value in self._file_metadata.items()},
             **describe(self._directory, self._config),
             "file_format": f"safetensors{shards}",
             "dtype": ", ".join(dtype for dtype, _ in sizes.most_common()),

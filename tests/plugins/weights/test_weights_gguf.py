@@ -421,6 +421,15 @@ def test_a_vocabulary_without_tensors_opens(tmp_path: Path) -> None:
             array[4]
 
 
+def test_a_name_cannot_control_the_terminal(tmp_path: Path) -> None:
+    checkpoint = open_bytes(
+        tmp_path, Gguf().with_keys(pair("general.name", scalar(STRING, "a\x1b[2J\nb" + "c" * 999)))
+    )
+    name = checkpoint.metadata["name"]
+    assert name.startswith("a\ufffd[2J\ufffdbc")
+    assert len(name) == 300
+
+
 def test_the_header_can_be_read_alone(tmp_path: Path) -> None:
     (tmp_path / "v.gguf").write_bytes(bytes(VOCABULARY))
     header = read_header(tmp_path / "v.gguf")

@@ -147,6 +147,8 @@ def _expanded() -> bytes:
     [
         (b"", "neither a torch archive nor a pickle"),
         (b"GGUF" + bytes(60), "but gguf"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+        (saved({"a\x1b[2J": torch.zeros(2)}), "'a�"),
         (b"hello, world, this is text", "neither a torch archive nor a pickle"),
         (b"\x80\x02", "weights-only unpickler|damaged"),
         (b"\x80\x02" + bytes(100), "weights-only unpickler|damaged"),

@@ -177,6 +177,13 @@ def test_a_shard_must_be_a_plain_name_in_the_directory(tmp_path: Path, shard: ob
         SafetensorsFormat().open(folder)
 
 
+def test_the_index_may_only_name_tensors(tmp_path: Path) -> None:
+    weight_map = sharded(tmp_path, some_tensors())
+    write_index(tmp_path, {**weight_map, "a\x1b[2J": "model-00001-of-00003.safetensors"})
+    with pytest.raises(WeightsError, match=r"the tensor name 'a\\x1b"):
+        SafetensorsFormat().open(tmp_path)
+
+
 def test_missing_shards_are_named_and_counted(tmp_path: Path) -> None:
     weight_map = sharded(tmp_path, some_tensors())
     gone = sorted(set(weight_map.values()))[1]

@@ -142,7 +142,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "is_pickle": (b"\x80\x04\x95\x10\0\0\0\0\0\0\0" + bytes(60), "but only"),
     "is_7z": (b"7z\xbc\xaf\x27\x1c" + bytes(60), "but only"),
     "is_html": (b"<!DOCTYPE html><html>404</html>", "but only"),
-    "is_lfs_pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "but only"),
+    "is_lfs_pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
 }  # fmt: skip
 
 BENIGN = {
