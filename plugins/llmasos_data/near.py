@@ -32,6 +32,9 @@ _BATCH_CHARACTERS = 4 * 2**20
 #: linear, not quadratic, time; a missed pair meets again in other bands.
 _NEIGHBOURS = 8
 
+#: How likely a pair just at the threshold must be to become a candidate.
+_CANDIDATE_PROBABILITY = 0.99
+
 #: Candidate pairs compared at a time (rows of signatures gathered in memory).
 _PAIRS = 2**16
 
@@ -40,14 +43,15 @@ _PAIRS = 2**16
 class NearOptions:
     """``threshold``: Jaccard similarity of word n-gram sets from which two documents are duplicates.
 
-    A candidate pair shares one band of ``rows`` out of ``permutations`` values. ``verify: estimate`` compares signatures
+    A candidate pair shares one band of ``rows`` out of ``permutations`` values; null takes the longest bands with which a pair
+    at the threshold is still a candidate with probability 0.99. ``verify: estimate`` compares signatures
     (standard error sqrt(J(1-J)/permutations)); ``exact`` compares the sets, for signatures eight bytes a word.
     """
 
     threshold: float = 0.7
-    ngram: int = 5
+    ngram: int = 3
     permutations: int = 256
-    rows: int = 6
+    rows: int | None = None
     verify: Literal["estimate", "exact"] = "estimate"
     seed: int = 1
 
@@ -56,10 +60,23 @@ class NearOptions:
             raise ValueError("`threshold` must be above 0 and at most 1")
         if not 1 <= self.ngram <= 100:
             raise ValueError("`ngram` must be from 1 to 100")
-        if not 1 <= self.rows <= self.permutations <= 4096:
-            raise ValueError("`rows` must be at least 1 and at most `permutations`, and that at most 4096")
+        if not 1 <= self.permutations <= 4096:
+            raise ValueError("`permutations` must be from 1 to 4096")
+        if self.rows is not None and not 1 <= self.rows <= self.permutations:
+            raise ValueError("`rows` must be from 1 to `permutations`")
         if self.seed < 0:
             raise ValueError("`seed` must not be negative")
+
+    def band_rows(self) -> int:
+        """Values in a band."""
+        if self.rows is not None:
+            return self.rows
+        likely = [
+            rows
+            for rows in range(1, self.permutations + 1)
+            if 1 - (1 - self.threshold**rows) ** (self.permutations // rows) >= _CANDIDATE_PROBABILITY
+        ]
+        return max(likely, default=1)
 
 
 class NearDedup:
@@ -138,7 +155,7 @@ class NearDedup:
 
     def _components(self, minhash: np.ndarray, similarity: _Similarity) -> np.ndarray:
         """For each document (in rank order) the first document of its component."""
-        rows = self.options.rows
+        rows = self.options.band_rows()
         roots = np.arange(len(minhash))
         for start in range(0, self.options.permutations - rows + 1, rows):
             left, right = _candidates(np.ascontiguousarray(minhash[:, start : start + rows]))

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from llmasos.api import Document, HubAPI, InputError, read_options
+from llmasos_data.files import well_formed
 from llmasos_data.packed import FORMAT
 
 #: Documents and characters given to the tokenizer at once.
@@ -130,7 +131,7 @@ class TokenizePack:
         batch: list[str] = []
         held = 0
         for document in documents:
-            batch.append(document.text)
+            batch.append(well_formed(document.text))
             held += len(document.text)
             if len(batch) >= _BATCH_DOCUMENTS or held >= _BATCH_CHARACTERS:
                 yield from self._tokenizer.encode_batch(batch, parse_special=False)

@@ -1,0 +1,238 @@
+"""``llmasos data process`` as a user runs it: real processes, real plugins."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmasos.testing.tmp import environment
+
+REPOSITORY = Path(__file__).parents[2]
+SHARED = REPOSITORY.parent / "shared" / "data"
+
+SENTENCE = (
+    "The {n} people of the village have seen that the {n} mills on the hill stood still and went to ask why. "
+)
+
+
+def llmasos(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a folder, with a cache of its own and without the network."""
+    environ = {**environment(folder / "home"), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    command = [sys.executable, "-m", "llmasos", "--only", "llmasos-data", "data", "process", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=folder, env=environ, timeout=300, check=False
+    )
+
+
+def write_inputs(folder: Path, **pipeline: Any) -> None:
+    """Forty short texts, two of them the same, one record broken, and a pipeline."""
+    rows = [
+        {"id": f"d{n:02d}", "text": SENTENCE.format(n=n % 39 * 101) * 3 + f"word{n % 39} " * 2}
+        for n in range(40)
+    ]
+    lines = [json.dumps(row) for row in rows]
+    lines.insert(5, "{broken")
+    (folder / "a.jsonl").write_text("\n".join(lines) + "\n")
+    table = {
+        "version": 1,
+        "source": {"kind": "jsonl", "paths": "a.jsonl", "id": "id", "shard_bytes": 3000},
+        "steps": [
+            "unicode",
+            {"kind": "gopher", "max_duplicate_ngram_characters": None, "max_top_ngram_characters": None},
+            "exact_dedup",
+        ],
+    }
+    (folder / "clean.yaml").write_text(json.dumps(table | pipeline))
+
+
+def published(folder: Path) -> dict[str, bytes]:
+    """Every file of the output but run.json."""
+    found = [p for p in folder.rglob("*") if p.is_file() and ".work" not in p.parts and p.name != "run.json"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def test_the_table_says_what_each_step_did(tmp_path: Path) -> None:
+    write_inputs(tmp_path)
+    done = llmasos(tmp_path, "clean.yaml")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["step", "in", "kept", "dropped", "changed", "reasons"]
+    assert [line.split() for line in lines[2:6]] == [
+        ["00-source", "41", "40", "1", "0", "bad_json", "1"],
+        ["01-unicode", "40", "40", "0", "0"],
+        ["02-gopher", "40", "40", "0", "0"],
+        ["03-exact_dedup", "40", "39", "1", "0", "exact_duplicate", "1"],
+    ]
+    assert lines[7].startswith("39 documents, ")
+    assert "stage 1/2: jsonl, unicode, gopher, exact_dedup signatures" in done.stderr
+    assert (tmp_path / "runs/clean/kept/00000.jsonl").is_file()
+    dropped = (tmp_path / "runs/clean/dropped/03-exact_dedup.jsonl").read_text()
+    assert json.loads(dropped) | {"text": ""} == {
+        "id": "d39",
+        "step": 3,
+        "reason": "exact_duplicate",
+        "detail": "same as d00",
+        "text": "",
+        "meta": {},
+    }
+
+
+def test_json_mode_has_the_counters_and_nothing_else_on_stdout(tmp_path: Path) -> None:
+    write_inputs(tmp_path)
+    first = json.loads(llmasos(tmp_path, "clean.yaml", "--json").stdout)
+    assert (first["documents"], first["reused"]) == (39, 0)
+    assert first["steps"][3]["reasons"] == {"exact_duplicate": 1}
+    again = json.loads(llmasos(tmp_path, "clean.yaml", "--json").stdout)
+    assert again["reused"] == again["tasks"] == first["tasks"]
+
+
+def test_one_and_three_workers_write_the_same_bytes(tmp_path: Path) -> None:
+    write_inputs(tmp_path)
+    for workers in ("1", "3"):
+        done = llmasos(tmp_path, "clean.yaml", "--output", workers, "--workers", workers, "--quiet")
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+    assert published(tmp_path / "1") == published(tmp_path / "3")
+    assert len(list((tmp_path / "1" / "kept").iterdir())) > 3
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "arguments", "code", "message", "hint"),
+    [
+        ({"steps": ["unicod"]}, (), 5, "clean.yaml:1: ", "unicode"),
+        ({"steps": [{"kind": "gopher", "min_word": 3}]}, (), 2, "did you mean `min_words`?", "options: "),
+        (
+            {"source": {"kind": "jsonl", "paths": "none.jsonl"}},
+            (),
+            2,
+            "there is no file 'none.jsonl'",
+            "relative",
+        ),
+        ({"stepz": []}, (), 2, "unknown key `stepz`, did you mean `steps`?", "keys: "),
+        ({}, ("--output", "a.jsonl"), 2, "a.jsonl is a file", "--output"),
+    ],
+)
+def test_bad_input_is_two_lines_and_an_exit_code(
+    tmp_path: Path, pipeline: dict[str, Any], arguments: tuple[str, ...], code: int, message: str, hint: str
+) -> None:
+    write_inputs(tmp_path, **pipeline)
+    done = llmasos(tmp_path, "clean.yaml", "--quiet", *arguments)
+    assert done.returncode == code
+    assert done.stdout == ""
+    error, advice = done.stderr.splitlines()
+    assert error.startswith("error: ")
+    assert message in error
+    assert advice.startswith("hint: ")
+    assert hint in advice
+
+
+def test_workers_of_a_killed_run_leave(tmp_path: Path) -> None:
+    write_inputs(tmp_path)
+    lines = (tmp_path / "a.jsonl").read_text().splitlines()
+    (tmp_path / "a.jsonl").write_text("\n".join(lines * 40) + "\n")
+    environ = {**environment(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "llmasos", "--only", "llmasos-data", "data", "process", "clean.yaml"]
+    process = subprocess.Popen(
+        [*command, "--workers", "2", "-q"],
+        cwd=tmp_path,
+        env=environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    work = tmp_path / "runs/clean/.work"
+    deadline = time.monotonic() + 120
+    while not list(work.glob("[0-9a-f][0-9a-f]/*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    children = _children(process.pid)
+    assert len(children) >= 2
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while any(_alive(child) for child in children) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not [child for child in children if _alive(child)]
+    done = llmasos(tmp_path, "clean.yaml", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["reused"] > 0
+
+
+def test_a_worker_that_dies_is_an_error_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    write_inputs(tmp_path)
+    whole = llmasos(tmp_path, "clean.yaml", "--output", "whole", "--quiet")
+    assert whole.returncode == 0
+    lines = (tmp_path / "a.jsonl").read_text().splitlines()
+    (tmp_path / "b.jsonl").write_text("\n".join(lines * 40) + "\n")
+    table = json.loads((tmp_path / "clean.yaml").read_text())
+    table["source"]["paths"] = "b.jsonl"
+    (tmp_path / "clean.yaml").write_text(json.dumps(table))
+    environ = {**environment(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "llmasos", "--only", "llmasos-data", "data", "process", "clean.yaml"]
+    process = subprocess.Popen(
+        [*command, "--workers", "2", "-q"], cwd=tmp_path, env=environ, stderr=subprocess.PIPE, text=True
+    )
+    work = tmp_path / "runs/clean/.work"
+    deadline = time.monotonic() + 120
+    while not list(work.glob("[0-9a-f][0-9a-f]/*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    victim = max(_children(process.pid))
+    os.kill(victim, signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert errors.splitlines()[0] == "error: a worker process died (killed, or out of memory)"
+    assert "run the same command again" in errors
+    done = llmasos(tmp_path, "clean.yaml", "--json")
+    assert json.loads(done.stdout)["reused"] > 0
+
+
+def _children(pid: int) -> list[int]:
+    """Processes whose parent is ``pid`` (Linux)."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == pid:
+                found.append(int(entry.name))
+    return found
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_planted_duplicates_are_found_and_five_kills_change_nothing(tmp_path: Path) -> None:
+    if not (SHARED / "warc").is_dir():
+        pytest.skip("needs ../shared/data/warc and ../shared/data/text")
+    environ = {**environment(tmp_path / "home"), "OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
+    command = [
+        sys.executable,
+        str(REPOSITORY / "benchmarks" / "data_dedup.py"),
+        "--data",
+        str(SHARED),
+        "--json",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=550, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert len(result["killed_after"]) == 5
+    assert result["digest_after_kills"] == result["digest"]
+    kinds = result["kinds"]
+    assert {row["lost"] for row in kinds.values()} == {0}
+    assert kinds["exact"]["removed"] == kinds["exact"]["planted"] > 400
+    assert kinds["decoy"]["removed"] == 0 < kinds["decoy"]["planted"]
+    assert result["planted"] > 1200
+    assert result["recall"] > 0.99
+    assert result["precision"] == 1.0
