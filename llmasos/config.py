@@ -84,7 +84,7 @@ def read_file(path: Path) -> dict[str, Any]:
     """The parsed configuration file, ``{}`` when there is none. Raises ConfigError naming the line or the unknown key."""
     try:
         text = path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(

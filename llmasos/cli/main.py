@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmasos.cli.state import State
-from llmasos.errors import ExitCode, LlmasosError, PluginLoadError
+from llmasos.errors import ExitCode, LlmasosError, PluginLoadError, UnknownName
 
 if TYPE_CHECKING:
     from llmasos.kernel.catalog import Catalog
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("llmasos.cli.data:command", "Clean, deduplicate and tokenise text."),
     "doctor": ("llmasos.cli.doctor:command", "Check this environment and its plugins."),
-    "eval": ("llmasos.cli.eval:command", "Score a model on tasks."),
-    "generate": ("llmasos.cli.generate:command", "Continue a prompt or answer a message."),
-    "model": ("llmasos.cli.model:command", "Describe a model without loading it."),
+    "eval": ("llmasos.cli.eval:command", "Score MODEL on tasks or suites: names, or paths of task files."),
+    "generate": ("llmasos.cli.generate:command", "Continue PROMPTS with MODEL."),
+    "model": ("llmasos.cli.model:command", "Look at models."),
     "plugin": ("llmasos.cli.plugin:command", "List, describe, switch and check plugins."),
 }
 
@@ -55,8 +55,10 @@ class LazyGroup(click.Group):
             path = COMMANDS[name][0]
             return import_command(path)
         state = context.ensure_object(State)
-        catalog = _catalog(state)
-        if all(name not in (entry.name, entry.full_name) for entry in _all_commands(catalog)):
+        try:
+            # Says why when only a plugin that cannot be used has a command of this name.
+            _catalog(state).find("command", name)
+        except UnknownName:
             return None
         found = state.hub.get("command", name)
         if not isinstance(found, click.Command):

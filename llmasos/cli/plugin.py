@@ -123,9 +123,8 @@ def enable(state: State, plugins: tuple[str, ...], retry: bool) -> None:
     """Use PLUGIN again."""
     _switch(state, plugins, disable=False)
     forgotten = [plugin for plugin in plugins if retry and state.inventory.quarantine.forget(plugin)]
-    quarantined = [
-        plugin for plugin in plugins if not retry and state.inventory.get(plugin).state == "quarantined"
-    ]
+    states = {record.id: record.state for record in state.inventory}
+    quarantined = [plugin for plugin in plugins if not retry and states.get(plugin) == "quarantined"]
     for plugin in quarantined:
         state.output.warn(
             f"plugin {plugin} failed before and stays in quarantine; add --retry to try it again"

@@ -29,7 +29,7 @@ def read_disabled(config_dir: Path) -> frozenset[str]:
     try:
         with open(path, encoding="utf-8") as file:
             ids = json.load(file)["disabled"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return frozenset()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(

@@ -9,7 +9,7 @@ import pytest
 from llmasos.errors import AmbiguousName, IncompatiblePlugin, PluginLoadError, UnknownName
 
 if TYPE_CHECKING:
-    from conftest import World
+    from world import World
 
 
 def test_bare_and_full_names(world: World) -> None:

@@ -16,7 +16,7 @@ from llmasos.kernel.index import environment_key, index_file, load_index, read_i
 from llmasos.testing.tmp import environment
 
 if TYPE_CHECKING:
-    from conftest import World
+    from world import World
 
 BOOBY_TRAP = "raise SystemExit('this was imported')"
 

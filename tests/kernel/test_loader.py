@@ -13,7 +13,7 @@ from llmasos.errors import IncompatiblePlugin, ManifestError, PluginLoadError
 from llmasos.testing.sources import plugin_source
 
 if TYPE_CHECKING:
-    from conftest import World
+    from world import World
 
 METRIC = [("metric", "wer")]
 GOOD = plugin_source(METRIC)

@@ -14,7 +14,7 @@ from llmasos.testing.sources import plugin_source, provides_tables
 from llmasos.testing.tmp import manifest, write_plugin
 
 if TYPE_CHECKING:
-    from conftest import World
+    from world import World
 
 METRIC = [("metric", "wer")]
 
