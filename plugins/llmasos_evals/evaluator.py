@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,40 +18,19 @@ from llmasos.api import (
     EvalResult,
     EvaluationError,
     HubAPI,
-    LoadedModel,
     Progress,
     Response,
     Scorer,
     canonical_digest,
     merkle_root,
 )
-from llmasos_evals.generation import generation_plan
 from llmasos_evals.library import Selection, select
-from llmasos_evals.record import SCHEMA, count_section, number, sealed
+from llmasos_evals.record import count_section, number, sealed
+from llmasos_evals.runs import TaskRun, describe
 from llmasos_evals.samples import read_items, sample_line
 from llmasos_evals.scorer import ReferenceScorer
 from llmasos_evals.store import SampleStore
-from llmasos_evals.task import PlannedDocument, Score, Task
-
-
-@dataclass(slots=True)
-class TaskRun:
-    """One task on its way: its plan, then its finished samples by document number."""
-
-    task: Task
-    planned: tuple[PlannedDocument, ...]
-    samples: dict[int, dict[str, Any]] = field(default_factory=dict)
-    resumed: int = 0
-
-    @property
-    def ordered(self) -> list[dict[str, Any]]:
-        """Samples in the order of the plan, whatever order they finished in."""
-        return [self.samples[document.index] for document in self.planned]
-
-    @property
-    def generates(self) -> bool:
-        """Whether the model writes text, which it does for several documents at a time."""
-        return self.task.output_type == "generate_until"
+from llmasos_evals.task import PlannedDocument, Score
 
 
 class Stopwatch:
@@ -95,7 +73,7 @@ class HarnessEvaluator:
         with watch.phase("prompts"):
             runs = _plan(selection, request, progress)
         origin = hub.provenance()
-        described = _described(request, loaded, scorer, runs, origin)
+        described = describe(request, loaded, scorer, runs, origin)
         identity = described | {"libraries": origin["environment"]["libraries"]}
         run_key = canonical_digest(identity)
         folder = request.output or hub.cache_dir / "evals" / run_key[:16]
@@ -152,75 +130,6 @@ def _plan(selection: Selection, request: EvalRequest, progress: Progress) -> lis
             raise EvaluationError(f"task {task.name} has no documents", hint="check its data file and split")
         runs.append(TaskRun(task, tuple(planned)))
     return runs
-
-
-def _described(
-    request: EvalRequest,
-    loaded: LoadedModel,
-    scorer: ReferenceScorer,
-    runs: Sequence[TaskRun],
-    origin: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The sections of the record that are known before scoring: what decides every number."""
-    facts = dict(loaded.facts)
-    tokenizer = loaded.tokenizer
-    template = tokenizer.chat_template
-    plan = scorer.plan()
-    return {
-        "schema": SCHEMA,
-        "model": {
-            **{key: facts[key] for key in ("ref", "source", "revision", "license", "format", "loader")},
-            "provenance": {str(key): str(value) for key, value in facts["provenance"].items()},
-            **{key: facts[key] for key in ("architecture", "parameters", "dtype", "device", "backend")},
-            "max_length": loaded.model.max_length,
-            "vocab_size": loaded.model.vocab_size,
-            "files": dict(facts["files"]),
-            "digest": canonical_digest(facts["files"]),
-            "ops": dict(facts["ops"]),
-            "ops_refused": dict(facts["ops_refused"]),
-        },
-        "tokenizer": {
-            "format": facts["tokenizer"]["format"],
-            "digest": tokenizer.digest(),
-            "vocab_size": tokenizer.vocab_size,
-            "adds_bos": tokenizer.adds_bos,
-            "prefix_token": scorer.prefix,
-            "chat_template": None if template is None else canonical_digest(template),
-            "chat_template_applied": False,
-        },
-        "plugins": [dict(plugin) for plugin in origin["plugins"]],
-        "settings": {
-            "tasks": list(request.tasks),
-            "limit": request.limit,
-            "num_fewshot": request.num_fewshot,
-            "seed": request.seed,
-            "compat": request.compat,
-            "bootstrap": request.bootstrap,
-            "batch_size": request.batch_size,
-        },
-        "scorer": {"name": scorer.name, "plan": plan, "plan_digest": canonical_digest(plan)},
-        "tasks": [_task_section(run, request) for run in runs],
-    }
-
-
-def _task_section(run: TaskRun, request: EvalRequest) -> dict[str, Any]:
-    task = run.task
-    generation = None
-    if run.generates and run.planned[0].requests:
-        generation = generation_plan(run.planned[0].requests[0].options, where=f"task {task.name}").as_json()
-    return {
-        "name": task.name,
-        "alias": task.alias,
-        "version": task.version,
-        "output_type": task.output_type,
-        "num_fewshot": task.shots(request.num_fewshot, request.compat),
-        "documents": task.size(),
-        "digest": task.digest,
-        "data_digest": task.data_digest,
-        "code": dict(task.code),
-        "attribution": task.attribution or "",
-        "generation": generation,
-    }
 
 
 # ---- scoring ----------------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ class TokenizerSection(Section):
     vocab_size: int
     adds_bos: bool = Field(description="whether BOS stands in front of every prompt")
     prefix_token: int | None = Field(description="token in front of an empty context")
-    chat_template: Sha256 | None = Field(description="sha256 of the model's chat template")
+    chat_template: Sha256 | None = Field(description="digest of the model's chat template")
     chat_template_applied: bool
 
 
@@ -190,7 +190,7 @@ def record_digest(record: Mapping[str, Any]) -> str:
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record with its digest, checked against the schema. Raises pydantic.ValidationError: an error of this program."""
-    complete = json.loads(json.dumps({**record, "schema": SCHEMA}, allow_nan=False))
+    complete: dict[str, Any] = json.loads(json.dumps({**record, "schema": SCHEMA}, allow_nan=False))
     complete["digest"] = record_digest(complete)
     Record.model_validate(complete)
     ordered = {name: complete[name] for name in ("schema", "digest")}

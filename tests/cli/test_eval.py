@@ -193,6 +193,38 @@ def test_killed_and_resumed_is_the_same_record(model, tasks, tmp_path, capsys):
     assert kept - 1 <= record["timings"]["documents_resumed"] <= kept
 
 
+def test_an_interruption_says_what_is_kept_and_exits_130(model, tasks, tmp_path):
+    write_rows(tasks, [{"question": f"Question {n}:", "answer": n % 3} for n in range(2000)])
+    samples = tmp_path / "out" / "samples_colours.jsonl"
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "llmasos",
+            "eval",
+            str(model),
+            "colours",
+            "--include",
+            str(tasks),
+            "--output",
+            str(tmp_path / "out"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    )
+    while process.poll() is None and (not samples.exists() or samples.stat().st_size < 5000):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert process.returncode == ExitCode.INTERRUPTED, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert f"of 2000 documents are kept in {tmp_path / 'out'}; the same command goes on from there" in err
+    assert json.loads((tmp_path / "out" / "status.json").read_text())["state"] == "interrupted"
+
+
 # ---- bad input ---------------------------------------------------------------------------------------------------------
 
 
