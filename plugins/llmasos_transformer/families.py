@@ -334,7 +334,11 @@ BERT = Family(
         "BertForSequenceClassification": frozenset({"classification", "pooler"}),
     },
     tied_names={"embeddings.tokens": ("cls.predictions.decoder.weight",)},
-    ignored=(re.compile(r"(bert\.)?embeddings\.position_ids"),),
+    ignored=(
+        re.compile(r"(bert\.)?embeddings\.position_ids"),
+        # AntiBERTy's own heads, beside a plain masked-LM head: extra outputs that nothing here depends on
+        re.compile(r"cls\.(species|chain|graft)\.(weight|bias)"),
+    ),
     # the first BERT checkpoints were converted from TensorFlow, which calls them so
     old_endings={".gamma": ".weight", ".beta": ".bias"},
 )

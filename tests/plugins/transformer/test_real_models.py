@@ -1,4 +1,4 @@
-"""Real checkpoints: SmolLM2 (GGUF), IgLM (GPT-2, pickle), rxnfp and MiniLM (BERT) against transformers, 1e-4 in fp32."""
+"""Real checkpoints against transformers, 1e-4 in fp32: SmolLM2 (GGUF), IgLM (GPT-2), rxnfp, AntiBERTy, MiniLM (BERT)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
+    BertForMaskedLM,
     BertForPreTraining,
     BertForSequenceClassification,
     BertModel,
@@ -159,6 +160,20 @@ def test_rxnfp(wheel_file, load_model, name, kind, heads):
     else:
         assert difference(hidden, out.last_hidden_state[real]) <= TOLERANCE
         assert difference(ours.pooled(hidden, batch), out.pooler_output) <= TOLERANCE
+
+
+@torch.no_grad()
+def test_antiberty(wheel_file, load_model):
+    """A masked-LM head among heads of its own; the configuration names an architecture nobody else has."""
+    name = "antiberty/trained_models/AntiBERTy_md_smooth"
+    folder = wheel_file("antiberty==0.1.3", f"{name}/config.json").parent
+    wheel_file("antiberty==0.1.3", f"{name}/pytorch_model.bin")
+    theirs = BertForMaskedLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ours = load_model(folder, form=PickleFormat, allow_pickle=True)
+    assert ours.heads == {"mlm", "pooler"}
+    ids = torch.stack(sequences(25, (70, 70)))
+    batch, real = padded.pack(ids)
+    assert difference(ours.mlm_logits(ours.hidden(batch)), theirs(ids).logits[real]) <= TOLERANCE
 
 
 @torch.no_grad()
