@@ -21,7 +21,7 @@ class Inventory:
     """The plugins one Hub or command works with, by id.
 
     ``only`` keeps the named installed plugins; ``no_plugins`` leaves all installed ones out. Local plugins are named by the
-    user, so neither switch applies to them and their problems are errors.
+    user, so neither switch applies to them, their problems are errors, and one that failed before is tried again.
     """
 
     def __init__(
@@ -63,7 +63,11 @@ class Inventory:
                 record.state, record.why = "disabled", f"disabled; `llmasos plugin enable {record.id}`"
             elif record.rejected is not None:
                 record.state, record.why = "incompatible", record.rejected
-            elif record.id in failed and (failure := self.quarantine.current(record)) is not None:
+            elif (
+                not record.local
+                and record.id in failed
+                and (failure := self.quarantine.current(record)) is not None
+            ):
                 record.state, record.why = "quarantined", failure.summary
             else:
                 record.state, record.why = "enabled", ""
@@ -81,6 +85,8 @@ class Inventory:
                 )
             self._records[record.id] = record
             self._judge([record])
+            if record.state != "enabled":
+                raise refusal(record)
 
     def __iter__(self) -> Iterator[PluginRecord]:
         return (self._records[key] for key in sorted(self._records))
