@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -104,6 +105,8 @@ def _begin(worker: Callable[[Any], Any]) -> None:
     # A worker is one core's worth of work; libraries that start a thread a core would fight each other.
     for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "TOKENIZERS_PARALLELISM"):
         os.environ.setdefault(name, "false" if name.startswith("TOKENIZERS") else "1")
+    # Ctrl-C reaches the whole group; the parent decides, and lets the shards under way be finished and kept.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with_parent()
     _worker = worker
 

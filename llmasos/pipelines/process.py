@@ -84,9 +84,12 @@ def process(
     """Run the pipeline file ``pipeline``; finished work in ``output`` is reused.
 
     ``sample`` reads only so many records, spread over the shards. ``executor`` replaces the local one. Raises InputError for
-    the pipeline file, its options and missing inputs, RunError when the disk or a worker fails, PluginCallError for a step's fault.
+    the pipeline file, its options and missing inputs, UsageError for a folder that cannot be used, RunError when the disk or a worker fails, PluginCallError for a step's fault.
     """
     begun = time.monotonic()
+    for name, value in (("workers", workers), ("sample", sample)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is {value}", hint=f"{name} must be at least 1")
     progress.phase("reading the pipeline")
     recipe = read_recipe(pipeline)
     folder = output or Path(recipe.output.path or f"runs/{recipe.name}")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from llmasos.api import Document
 from llmasos.testing.tmp import environment
 
 REPOSITORY = Path(__file__).parents[2]
@@ -236,3 +240,94 @@ def test_planted_duplicates_are_found_and_five_kills_change_nothing(tmp_path: Pa
     assert result["planted"] > 1200
     assert result["recall"] > 0.99
     assert result["precision"] == 1.0
+
+
+# ---- documentation ----------------------------------------------------------------------------------------------------
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Code blocks of one language in a page of docs/."""
+    text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def test_the_how_to_does_what_it_says(tmp_path: Path) -> None:
+    (tmp_path / "notes.jsonl").write_text(blocks("how-to/process-data.md", "json")[0])
+    (tmp_path / "clean.yaml").write_text(blocks("how-to/process-data.md", "yaml")[0])
+    (command,) = blocks("how-to/process-data.md", "console")
+    done = llmasos(tmp_path, *command.split()[3:])
+    assert done.returncode == 0, done.stderr
+    shown = blocks("how-to/process-data.md", "text")[0].splitlines()
+    assert [line.rstrip() for line in done.stdout.splitlines()[: len(shown)]] == [
+        line.rstrip() for line in shown
+    ]
+    dropped = [
+        json.loads(line)["detail"]
+        for path in sorted((tmp_path / "clean/dropped").iterdir())
+        for line in path.open()
+    ]
+    text = (REPOSITORY / "docs/how-to/process-data.md").read_text(encoding="utf-8")
+    assert f'"detail": "{dropped[0]}"' in text
+    assert f'"detail": "{dropped[-1]}"' in text
+    python = blocks("how-to/process-data.md", "python")[-1]
+    environ = environment(tmp_path / "home")
+    (tmp_path / "script.py").write_text(python)
+    ran = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
+    )
+    assert ran.stdout == "1 documents, 5 of 5 results were there\n", ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("heading", "module", "options"),
+    [
+        ("text", "llmasos_data.text", "TextOptions"),
+        ("jsonl", "llmasos_data.jsonl", "JsonlOptions"),
+        ("warc", "llmasos_data.warc", "WarcOptions"),
+        ("unicode", "llmasos_data.unicode", "UnicodeOptions"),
+        ("gopher", "llmasos_data.gopher", "GopherOptions"),
+        ("exact_dedup", "llmasos_data.exact", "ExactOptions"),
+        ("near_dedup", "llmasos_data.near", "NearOptions"),
+        ("tokenize_pack", "llmasos_data.packing", "PackOptions"),
+        ("Output", "llmasos.pipelines.recipe", "OutputOptions"),
+    ],
+)
+def test_the_reference_lists_every_option_with_its_default(heading: str, module: str, options: str) -> None:
+    text = (REPOSITORY / "docs/reference/pipelines.md").read_text(encoding="utf-8")
+    section = re.split(rf"^##+ {heading}$", text, flags=re.MULTILINE)[1]
+    section = re.split(r"^##+ ", section, flags=re.MULTILINE)[0]
+    table = section.split("| option ", 1)[1].split("\n\n")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) ?\|", table, re.MULTILINE))
+    fields = dataclasses.fields(getattr(importlib.import_module(module), options))
+    assert list(rows) == [field.name for field in fields]
+    for field in fields:
+        default = field.default if field.default is not dataclasses.MISSING else None
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if isinstance(default, dict):
+            assert rows[field.name] == ", ".join(f"{key}: {value}" for key, value in default.items())
+        elif isinstance(default, tuple):
+            assert rows[field.name] == ", ".join(default)
+        elif field.default is dataclasses.MISSING:
+            assert rows[field.name] == ""
+        else:
+            assert rows[field.name].strip("`") == (
+                default if isinstance(default, str) else json.dumps(default)
+            )
+
+
+def test_the_step_of_the_explanation_runs(tmp_path: Path) -> None:
+    (code,) = blocks("explanation/data.md", "python")
+    # As a module, so that the dataclass finds its own annotations.
+    (tmp_path / "without_step.py").write_text("from __future__ import annotations\n" + code)
+    spec = importlib.util.spec_from_file_location("without_step", tmp_path / "without_step.py")
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["without_step"] = module
+    try:
+        spec.loader.exec_module(module)
+        step = module.Without({"words": "bad"}, None)
+        decisions = list(step.process([Document("1", "good"), Document("2", "a bad one")]))
+    finally:
+        del sys.modules["without_step"]
+    assert [(d.kept, d.detail) for d in decisions] == [(True, ""), (False, "bad")]

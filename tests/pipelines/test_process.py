@@ -445,3 +445,9 @@ def test_progress_has_a_phase_for_each_stage(write: Callable[..., Path]) -> None
         ("publishing", 1),
     ]
     assert told.done == 10
+
+
+@pytest.mark.parametrize("option", ["workers", "sample"])
+def test_numbers_below_one_are_refused(write: Callable[..., Path], option: str) -> None:
+    with pytest.raises(UsageError, match=f"{option} is 0"):
+        run(write(), **{option: 0})

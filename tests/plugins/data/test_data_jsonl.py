@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,21 @@ def test_a_gzip_file_that_ends_early_keeps_what_was_readable(tmp_path: Path) -> 
     assert len(documents) > 5000
     assert documents[-1].text == "whole"
     assert reasons(dropped) == ["broken_gzip", "broken_gzip"]
+
+
+def test_a_line_of_two_hundred_megabytes_is_not_held(tmp_path: Path) -> None:
+    with (tmp_path / "a.jsonl").open("wb") as file:
+        file.write(b'{"text": "before"}\n')
+        file.truncate(200_000_000)  # a hole, which reads as zeros
+        file.seek(0, 2)
+        file.write(b'\n{"text": "after"}\n')
+    source = JsonlSource({"paths": "a.jsonl", "max_bytes": 1_000_000}, None)
+    tracemalloc.start()
+    try:
+        documents, dropped = read_all(source, tmp_path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [d.text for d in documents] == ["before", "after"]
+    assert reasons(dropped) == ["too_large"]
+    assert peak < 10_000_000

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from data_samples import ByteHub
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -144,3 +146,21 @@ def test_damaged_shards_are_input_errors(tmp_path: Path, damage: str) -> None:
         (tmp_path / "shard.json").write_text("{")
     with pytest.raises(InputError):
         PackedShard(tmp_path / "shard.bin")
+
+
+def test_packing_at_the_end_of_a_pipeline_is_the_same_with_two_workers(tmp_path: Path) -> None:
+    texts = [f"document {n} " * (n % 7 + 1) for n in range(60)]
+    (tmp_path / "a.txt").write_text("\n".join(texts))
+    steps = [{"kind": "exact_dedup"}, {"kind": "tokenize_pack", "tokenizer": "bytes"}]
+    source = {"kind": "text", "paths": "a.txt", "unit": "line", "shard_bytes": 500}
+    (tmp_path / "p.yaml").write_text(json.dumps({"version": 1, "source": source, "steps": steps}))
+    for workers in (1, 2):
+        hub = ByteHub(cache_dir=tmp_path / "cache", config_dir=tmp_path / "config", only=["llmasos-data"])
+        result = hub.process(tmp_path / "p.yaml", output=tmp_path / f"{workers}", workers=workers)
+        assert result.manifest["counts"]["documents"] == 60
+        assert result.manifest["counts"]["tokens"] == sum(len(text.strip("\n")) + 1 for text in texts)
+    one, two = ({p.name: p.read_bytes() for p in (tmp_path / w / "02-tokenize_pack").iterdir()} for w in "12")
+    assert one == two
+    shard = PackedShard(tmp_path / "2" / "02-tokenize_pack" / "00001.bin")
+    kept = [json.loads(line)["text"] for line in (tmp_path / "2/kept/00001.jsonl").open()]
+    assert [ByteTokenizer().decode(shard.document(n)[:-1].tolist()) for n in range(len(shard))] == kept
