@@ -196,7 +196,20 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code. Never raises, and prints a traceback only when strict."""
     state = read_globals(arguments)
     try:
-        result = command.main(list(arguments), prog_name="llmasos", standalone_mode=False, obj=state)
+        return _run(state, arguments)
+    finally:
+        state.close()
+
+
+def _run(state: State, arguments: Sequence[str]) -> int:
+    try:
+        result = command.main(
+            list(arguments),
+            prog_name="llmasos",
+            standalone_mode=False,
+            obj=state,
+            terminal_width=help_width(),
+        )
         sys.stdout.flush()
     except BrokenPipeError:
         _silence_stdout()
@@ -212,6 +225,18 @@ def run(arguments: Sequence[str]) -> int:
         return _crash(state, error)
     # A command may return an ExitCode; click's own exits (--help, context.exit) come back as numbers.
     return int(result) if isinstance(result, int) and not isinstance(result, bool) else int(ExitCode.OK)
+
+
+def help_width() -> int:
+    """Columns for help text, as click would choose them, without importing shutil and its compression modules."""
+    try:
+        columns = int(os.environ.get("COLUMNS", "")) or 80
+    except ValueError:
+        try:
+            columns = os.get_terminal_size(sys.__stdout__.fileno() if sys.__stdout__ else 1).columns
+        except (OSError, ValueError):
+            columns = 80
+    return max(min(columns, 80) - 2, 50)
 
 
 def _report(state: State, error: LlmasosError) -> int:

@@ -75,6 +75,11 @@ class State:
             self.output.warn(f"plugin {record.title} is {record.state}: {record.why}")
         return hub
 
+    def close(self) -> None:
+        """Close the Hub if there is one."""
+        if "hub" in vars(self):
+            self.hub.close()
+
 
 #: Gives a command the State; commands invoked on their own (tests) get a fresh one.
 pass_state = click.make_pass_decorator(State, ensure=True)
