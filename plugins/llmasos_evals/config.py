@@ -215,7 +215,7 @@ def parse_task(raw: Mapping[str, Any], source: Path) -> TaskConfig:
         raise InputError(f"{source}: multiple_choice task {task} has no `doc_to_choice`")
     if config.doc_to_text is None and config.output_type != "loglikelihood_rolling":
         raise InputError(f"{source}: task {task} has no `doc_to_text`")
-    config.eval_split  # noqa: B018  a missing split is an error of the file, not of the run
+    _ = config.eval_split  # a missing split is an error of the file, not of the run
     return config
 
 

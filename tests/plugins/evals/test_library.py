@@ -61,7 +61,7 @@ def test_broken_files_hurt_only_who_asks_for_them(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("task: [")
     (tmp_path / "other.yaml").write_text("just: settings")
     assert names(find("sums", include=(tmp_path,))) == ["sums"]
-    with pytest.raises(UnknownName, match="1 files could not be read, the first: .*bad.yaml"):
+    with pytest.raises(UnknownName, match=r"1 files could not be read, the first: .*bad\.yaml"):
         find("nothing_like_it", include=(tmp_path,))
 
 
