@@ -23,7 +23,7 @@ from typing import Any
 from llmasos.contracts.data import DataSource, Exporter, InputShard
 from llmasos.contracts.evaluation import Progress
 from llmasos.contracts.hub import HubAPI
-from llmasos.errors import InputError, UsageError
+from llmasos.errors import InputError, LlmasosError, PluginCallError, RunError, UsageError
 from llmasos.kernel.atomic import write_atomic
 from llmasos.pipelines.executor import Executor, ExecutorFactory, local_executor
 from llmasos.pipelines.publication import MANIFEST, Description, Publication, pretty
@@ -106,31 +106,54 @@ def process(
         raise UsageError(
             f"cannot write to {folder}: {error.strerror}", hint="give another --output"
         ) from None
-    with workshop.locked():
-        workshop.sweep()
-        pool = (executor or local_executor(workers))(worker)
-        try:
+    try:
+        with workshop.locked():
+            workshop.sweep()
+            planned = plan_shards(recipe, sources)
             description = describe(hub, recipe, sources, steps)
-            run = _Run(recipe, description, workshop, pool, progress, stages)
-            planned = [
-                (number, shard)
-                for number, source in enumerate(sources)
-                for shard in source.shards(recipe.root)
-            ]
-            shards = run.take_digests(planned, sample)
-            results = run.stages(shards)
-        finally:
-            pool.close()
-        progress.phase("publishing", 1)
-        inputs = [shard.record() for shard in shards]
-        manifest = Publication(folder, workshop, recipe, description, stages).publish(
-            results, inputs, hub, sample
-        )
-        seconds = time.monotonic() - begun
-        about = {"seconds": round(seconds, 3), "workers": workers, "tasks": run.tasks, "reused": run.reused}
-        write_atomic(folder / "run.json", pretty(about))
-        progress.advance()
+            pool = (executor or local_executor(workers))(worker)
+            try:
+                run = _Run(recipe, description, workshop, pool, progress, stages)
+                shards = run.take_digests(planned, sample)
+                results = run.stages(shards)
+            finally:
+                pool.close()
+            progress.phase("publishing", 1)
+            publication = Publication(folder, workshop, recipe, description, stages)
+            manifest = publication.publish(results, [shard.record() for shard in shards], hub, sample)
+            seconds = time.monotonic() - begun
+            about = {
+                "seconds": round(seconds, 3),
+                "workers": workers,
+                "tasks": run.tasks,
+                "reused": run.reused,
+            }
+            write_atomic(folder / "run.json", pretty(about))
+            progress.advance()
+    except (
+        OSError
+    ) as error:  # what a worker or step could not do is already an error of ours; this is the disk
+        raise RunError(
+            f"{folder}: {error}", hint="see to the disk and run again: finished shards are kept"
+        ) from error
     return ProcessResult(folder, manifest, seconds, run.tasks, run.reused)
+
+
+def plan_shards(recipe: Recipe, sources: Sequence[DataSource]) -> list[tuple[int, InputShard]]:
+    """(number of the source, shard) in order. Raises InputError, PluginCallError for a source's fault."""
+    planned: list[tuple[int, InputShard]] = []
+    for number, (part, source) in enumerate(zip(recipe.sources, sources, strict=True)):
+        try:
+            planned += [(number, shard) for shard in source.shards(recipe.root)]
+        except LlmasosError as error:
+            error.message = f"{part.place}: {error.message}"
+            raise
+        except Exception as error:
+            raise PluginCallError(
+                f"{part.place}: `{part.kind}` failed: {type(error).__name__}: {error}",
+                hint="this is a fault of the plugin; report it",
+            ) from error
+    return planned
 
 
 def _check_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -451,3 +452,40 @@ def test_progress_has_a_phase_for_each_stage(write: Callable[..., Path]) -> None
 def test_numbers_below_one_are_refused(write: Callable[..., Path], option: str) -> None:
     with pytest.raises(UsageError, match=f"{option} is 0"):
         run(write(), **{option: 0})
+
+
+def test_a_fault_in_a_worker_process_arrives_with_its_hint(write: Callable[..., Path]) -> None:
+    pipeline = write([{"kind": "faulty", "how": "raises"}])
+    with pytest.raises(PluginCallError, match="cannot do this one") as caught:
+        run(pipeline, workers=2)
+    assert caught.value.hint == "this is a fault of the plugin; report it"
+
+
+@pytest.mark.parametrize(
+    "place", ["llmasos.pipelines.publication.publish", "llmasos.pipelines.workshop._sync"]
+)
+def test_a_full_disk_is_an_error_and_the_next_run_goes_on(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    pipeline = write()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, full)
+        with pytest.raises(RunError, match="No space left on device"):
+            run(pipeline)
+    assert not (pipeline.parent / "out" / "manifest.json").exists()
+    assert files(run(pipeline).output) == files(run(pipeline, "whole").output)
+
+
+def test_a_source_that_cannot_plan_is_named(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Lines, root: Path) -> Iterator[InputShard]:
+        raise ZeroDivisionError("no")
+
+    monkeypatch.setattr(Lines, "shards", fail)
+    with pytest.raises(PluginCallError, match="`lines` failed: ZeroDivisionError: no"):
+        run(write())
