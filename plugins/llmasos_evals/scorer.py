@@ -51,6 +51,8 @@ class ReferenceScorer:
             "row_block": ROW_BLOCK,
             "max_length": self._encoder.max_length,
             "generation_batch": self._batch_size,
+            # A matrix product on the CPU is split over threads, which changes the last bits of its sums.
+            "threads": torch.get_num_threads() if self._model.device == "cpu" else None,
         }
 
     @property

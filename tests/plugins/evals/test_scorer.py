@@ -165,6 +165,14 @@ def test_documents_never_share_a_forward_pass(tmp_path):
         assert mine.tokens.tolist() == theirs.tokens.tolist()
 
 
+def test_the_plan_names_what_changes_last_bits(tmp_path):
+    scorer, hub = make(tmp_path, batch_size=5)
+    assert scorer.plan()["generation_batch"] == 5
+    assert scorer.plan()["threads"] >= 1
+    hub.model.device = "cuda:0"
+    assert scorer.plan()["threads"] is None
+
+
 def test_a_document_over_the_token_budget_is_split_longest_first(tmp_path, monkeypatch):
     monkeypatch.setattr(scorer_module, "TOKEN_BUDGET", 12)
     monkeypatch.setattr(scorer_module, "ROW_BLOCK", 2)
