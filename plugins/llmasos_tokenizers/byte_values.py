@@ -48,7 +48,8 @@ class ByteFormat:
             )
         if len(set(names)) != len(names) or len(names) > MAX_SPECIAL:
             raise TokenizerError(
-                f"{file}: special_tokens names a token twice, or more than {MAX_SPECIAL}", hint=""
+                f"{file}: special_tokens names a token twice, or more than {MAX_SPECIAL}",
+                hint="name each once",
             )
         return ByteTokenizer(
             names,

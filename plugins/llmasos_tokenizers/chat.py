@@ -22,8 +22,8 @@ from llmasos_tokenizers.template_library import METER
 
 MAX_TEMPLATE = 1 << 18
 #: Budget of a rendering: a base, and a share for each value and character of the input.
-STEPS, STEPS_PER_VALUE = 2_000_000, 10_000
-CHARACTERS, CHARACTERS_PER_CHARACTER = 1 << 24, 64
+STEPS, STEPS_PER_VALUE = 400_000, 4_000
+CHARACTERS, CHARACTERS_PER_CHARACTER = 1 << 22, 64
 MAX_VALUES = 1 << 20
 MAX_DEPTH = 64
 
@@ -85,10 +85,10 @@ def _refusal(error: BaseException, what: str) -> TokenizerError:
     line_number = getattr(error, "lineno", None)
     line = f" (line {line_number})" if line_number else ""
     message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return TokenizerError(
-        f"{what}{line}: {kind}{message}",
-        hint="check the roles and their order, or give the prompt as plain text without chat formatting",
-    )
+    hint = "check the roles and their order, or give the prompt as plain text without chat formatting"
+    if "strftime_now" in message:
+        hint = 'the template prints the date: pass it as the template variable now, for example {"now": "2026-01-31"}'
+    return TokenizerError(f"{what}{line}: {kind}{message}", hint=hint)
 
 
 def _clock(now: Any) -> Any:

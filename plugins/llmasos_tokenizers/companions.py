@@ -146,16 +146,18 @@ class Companions:
                     named[role] = default
         return named
 
-    def special(self, token_id: Callable[[str], int | None], vocab_size: int) -> SpecialTokens:
-        """Ids of the special tokens. Without any file that names them, the ids of config.json are used.
+    def special(
+        self, roles: Mapping[str, str], token_id: Callable[[str], int | None], vocab_size: int
+    ) -> SpecialTokens:
+        """Ids of the special tokens with these ``roles``. Without any file that names them, the ids of config.json are used.
 
         Raises TokenizerError when the files name a BOS or EOS that the vocabulary lacks, or an id outside it.
         """
-        ids: dict[str, int | None] = {role: token_id(text) for role, text in self.role_tokens().items()}
+        ids: dict[str, int | None] = {role: token_id(text) for role, text in roles.items()}
         for role in ("bos", "eos"):
             if role in ids and ids[role] is None and self._names(role):
                 raise TokenizerError(
-                    f"{self.directory}: the {role} token {self.role_tokens()[role]!r} is not in the vocabulary",
+                    f"{self.directory}: the {role} token {roles[role]!r} is not in the vocabulary",
                     hint="tokenizer.json and tokenizer_config.json belong to different models, or one is damaged",
                 )
         if not self.config and not self.tokens_map:

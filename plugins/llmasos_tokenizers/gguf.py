@@ -23,6 +23,7 @@ from llmasos.api import Checkpoint, SpecialTokens, Tokenizer, TokenizerError
 from llmasos_tokenizers.byte_alphabet import BYTE_OF_CHARACTER
 from llmasos_tokenizers.companions import TURN_ENDS
 from llmasos_tokenizers.library import ByteDecoder, CompiledTokenizer
+from llmasos_tokenizers.literal import merges_without
 from llmasos_tokenizers.pretokenizers import PreTokenizer, pretokenizer
 from llmasos_tokenizers.sentencepiece import SPACE, ScoreMergeTokenizer
 
@@ -273,7 +274,7 @@ def _list_digest(values: Iterable[Any]) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def _add_tokens(made: LibraryTokenizer, facts: _Facts) -> None:
+def _add_tokens(made: LibraryTokenizer, facts: _Facts, *, parse_special: bool) -> None:
     added = facts.added()
     strip = facts.swallows_space()
 
@@ -283,7 +284,8 @@ def _add_tokens(made: LibraryTokenizer, facts: _Facts) -> None:
             for token_id in ids
         ]
 
-    made.add_special_tokens(entries(added.special, True))
+    if parse_special:
+        made.add_special_tokens(entries(added.special, True))
     made.add_tokens(entries(added.literal, False))
 
 
@@ -312,10 +314,11 @@ def _byte_level(facts: _Facts) -> Tokenizer:
     around = _template(facts, "bos" if adds_bos else None, "eos" if adds_eos else None)
     vocabulary = {token: token_id for token_id, token in enumerate(facts.tokens)}
 
-    def build() -> LibraryTokenizer:
+    def build(*, parse_special: bool) -> LibraryTokenizer:
+        gone = set() if parse_special else {facts.tokens[token_id] for token_id in facts.added().special}
         model = models.BPE(
-            vocab=vocabulary,
-            merges=merges,
+            vocab={token: token_id for token, token_id in vocabulary.items() if token not in gone},
+            merges=merges_without(merges, gone),
             ignore_merges=rule.ignore_merges,
             byte_fallback=rule.encoding == "metaspace",
         )
@@ -331,7 +334,7 @@ def _byte_level(facts: _Facts) -> Tokenizer:
             made.pre_tokenizer = pre_tokenizers.Sequence(splits)
         if around is not None:
             made.post_processor = around
-        _add_tokens(made, facts)
+        _add_tokens(made, facts, parse_special=parse_special)
         return made
 
     return CompiledTokenizer(
@@ -459,15 +462,21 @@ def _wordpiece(facts: _Facts) -> Tokenizer:
     facts.require("cls", "the tokenizer begins every text with it")
     around = _template(facts, "cls", "sep")
 
-    def build() -> LibraryTokenizer:
-        made = LibraryTokenizer(models.WordPiece(vocab=vocabulary, unk_token=unknown))
+    def build(*, parse_special: bool) -> LibraryTokenizer:
+        gone = (
+            set()
+            if parse_special
+            else {facts.tokens[token_id] for token_id in facts.added().special} - {unknown}
+        )
+        entries = {token: token_id for token, token_id in vocabulary.items() if token not in gone}
+        made = LibraryTokenizer(models.WordPiece(vocab=entries, unk_token=unknown))
         made.normalizer = normalizers.BertNormalizer(
             clean_text=True, handle_chinese_chars=True, strip_accents=strip_accents, lowercase=lowercase
         )
         made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         made.decoder = decoders.WordPiece(prefix="##")
         made.post_processor = around
-        _add_tokens(made, facts)
+        _add_tokens(made, facts, parse_special=parse_special)
         return made
 
     return CompiledTokenizer(

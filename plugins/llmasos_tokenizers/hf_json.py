@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, processors
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as LibraryTokenizer
 
-from llmasos.api import Checkpoint, Tokenizer, TokenizerError
+from llmasos.api import Checkpoint, Tokenizer
 from llmasos_tokenizers.companions import Companions, read_json
 from llmasos_tokenizers.library import CompiledTokenizer, library_errors
+from llmasos_tokenizers.literal import without_special
 from llmasos_tokenizers.safety import check
 
 
@@ -25,13 +26,12 @@ class HfJsonFormat:
     def open(self, path: Path, checkpoint: Checkpoint | None = None) -> Tokenizer:
         """Check and load the file, with the special tokens and the chat template of the files beside it.
 
-        Truncation and padding that the file switches on are switched off: the pipeline decides about lengths. As in
-        ``transformers``, ``add_bos_token`` and ``add_eos_token`` of tokenizer_config.json win over the file's own rule.
-        Raises TokenizerError.
+        Truncation and padding that the file switches on are switched off: the pipeline decides about lengths. What is put
+        around a text (BOS, EOS) is the file's own rule; ``add_bos_token`` of tokenizer_config.json has no say, as in
+        ``transformers``. Raises TokenizerError.
         """
         file = _file(path)
         spec = check(read_json(file), str(file))
-        spec = {**spec, "padding": None, "truncation": None}
         return _Opening(file, spec, Companions.read(file.parent)).tokenizer()
 
 
@@ -42,19 +42,26 @@ def _file(path: Path) -> Path:
 class _Opening:
     def __init__(self, file: Path, spec: dict[str, Any], companions: Companions) -> None:
         self._file = file
-        self._text = json.dumps(spec)
-        self._spec = spec
+        self._spec = {**spec, "padding": None, "truncation": None}
         self._companions = companions
         self._roles = companions.role_tokens()
+        # A file that pads names its padding token; without another word about it, that is the one.
+        padding = spec.get("padding")
+        if (
+            "pad" not in self._roles
+            and isinstance(padding, dict)
+            and isinstance(padding.get("pad_token"), str)
+        ):
+            self._roles["pad"] = padding["pad_token"]
 
     def tokenizer(self) -> Tokenizer:
         with library_errors(f"reading {self._file}"):
-            first = self._library()
+            first = self._library(parse_special=True)
             vocabulary: dict[str, int] = first.get_vocab(with_added_tokens=True)
         tokens: list[str | None] = [None] * (max(vocabulary.values()) + 1)
         for token, token_id in vocabulary.items():
             tokens[token_id] = token
-        special = self._companions.special(vocabulary.get, len(tokens))
+        special = self._companions.special(self._roles, vocabulary.get, len(tokens))
         with library_errors("encoding"):
             front = first.encode("", add_special_tokens=True).ids[:1]
         return CompiledTokenizer(
@@ -63,38 +70,22 @@ class _Opening:
             special,
             adds_bos=special.bos is not None and front == [special.bos],
             chat_template=self._companions.chat_template(),
-            identity={"format": "tokenizer.json", "file": self._spec, "around": self._around_names()},
+            identity={"format": "tokenizer.json", "file": self._spec, "roles": self._roles},
         )
 
-    def _around_names(self) -> list[str] | None:
-        """Roles put around a text by tokenizer_config.json; None leaves it to the file."""
-        flags = {role: self._companions.flag(f"add_{role}_token") for role in ("bos", "eos")}
-        if all(flag is None for flag in flags.values()):
-            return None
-        return [role for role in ("bos", "eos") if flags[role] and role in self._roles]
-
-    def _library(self) -> LibraryTokenizer:
-        made = LibraryTokenizer.from_str(self._text)
+    def _library(self, *, parse_special: bool) -> LibraryTokenizer:
+        if not parse_special:
+            names = {
+                token["content"] for token in self._spec.get("added_tokens") or () if token.get("special")
+            }
+            return LibraryTokenizer.from_str(
+                json.dumps(without_special(self._spec, names | set(self._roles.values())))
+            )
+        made = LibraryTokenizer.from_str(json.dumps(self._spec))
         known = {token.content for token in made.get_added_tokens_decoder().values() if token.special}
+        # Only texts that are already entries: a new entry would have no row in the model's embedding.
         missing = [
             text for text in self._roles.values() if text not in known and made.token_to_id(text) is not None
         ]
-        # Only texts that are already entries: a new entry would have no row in the model's embedding.
         made.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in missing])
-        around = self._around_names()
-        if around is not None:
-            made.post_processor = self._around(made, around)
         return made
-
-    def _around(self, made: LibraryTokenizer, roles: list[str]) -> processors.TemplateProcessing:
-        named = []
-        for role in roles:
-            token_id = made.token_to_id(self._roles[role])
-            if token_id is None:
-                raise TokenizerError(
-                    f"{self._file}: the {role} token {self._roles[role]!r} is to be added but is not in the vocabulary",
-                    hint="tokenizer.json and tokenizer_config.json belong to different models, or one is damaged",
-                )
-            named.append((role, token_id))
-        single = " ".join((["bos"] if "bos" in roles else []) + ["$A"] + (["eos"] if "eos" in roles else []))
-        return processors.TemplateProcessing(single=single, pair=None, special_tokens=named)

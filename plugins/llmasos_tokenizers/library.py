@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from tokenizers import Tokenizer as LibraryTokenizer
 
@@ -32,17 +32,23 @@ def library_errors(doing: str) -> Iterator[None]:
         ) from None
 
 
+class Build(Protocol):
+    """Makes the library object, with or without the special tokens among its entries."""
+
+    def __call__(self, *, parse_special: bool) -> LibraryTokenizer: ...
+
+
 class CompiledTokenizer(Vocabulary):
     """A tokenizer that the library runs, with truncation and padding switched off.
 
-    ``build`` makes the library object; it is called a second time when special tokens in a text must stay text, because
-    that is a setting of the object and objects are shared between threads. ``decode_bytes`` maps an id to the bytes it
-    stands for; without it the library's own decoder is used.
+    ``build(parse_special=...)`` makes the library object. It is called a second time, with False, when special tokens in
+    a text must stay text for the first time: which entries there are is fixed in an object, and objects are shared
+    between threads. Without ``decoder`` the library's own is used.
     """
 
     def __init__(
         self,
-        build: Callable[[], LibraryTokenizer],
+        build: Build,
         tokens: Sequence[str | None],
         special: SpecialTokens,
         *,
@@ -60,7 +66,7 @@ class CompiledTokenizer(Vocabulary):
 
     def _make(self, *, parse_special: bool) -> LibraryTokenizer:
         with library_errors("building the tokenizer"):
-            made = self._build()
+            made = self._build(parse_special=parse_special)
             made.no_truncation()
             made.no_padding()
             made.encode_special_tokens = not parse_special

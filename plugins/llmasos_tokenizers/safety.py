@@ -172,6 +172,8 @@ _PART = re.compile(
       | (?P<char>.)""",
     re.VERBOSE | re.DOTALL,
 )
+#: Short enough for 2^n steps to end at the limit soon, and long enough for counted repeats to be filled.
+PROBE_LENGTHS = (32, 200)
 #: A text of each kind that patterns of tokenizers tell apart, to try suspicious patterns on.
 _PROBES = ("a", "A", "1", " ", "\n", ".", "é", "字", "_", "'s")
 
@@ -180,7 +182,7 @@ def check_regex(pattern: str, where: str) -> None:
     """Refuse a regular expression that can take exponential time.
 
     Back references and large counted repeats are refused outright. A repeat of something that itself repeats or has
-    alternatives may be harmless or not, so it is tried on texts of 32 equal characters: the library gives up after a
+    alternatives may be harmless or not, so it is tried on texts of equal characters: the library gives up after a
     fixed number of steps, which depends on the pattern alone and not on the machine.
     """
     if len(pattern) > MAX_REGEX_LENGTH:
@@ -188,7 +190,7 @@ def check_regex(pattern: str, where: str) -> None:
     if _is_suspicious(pattern, where):
         literals = {match[0] for match in re.finditer(r"\w", pattern)}
         for probe in (*_PROBES, *sorted(literals)[:64]):
-            if not _finishes(pattern, probe * 32 + "\0"):
+            if not all(_finishes(pattern, probe * length + "\0") for length in PROBE_LENGTHS):
                 raise _refused(where, f"the regular expression {pattern[:80]!r} takes exponential time")
 
 

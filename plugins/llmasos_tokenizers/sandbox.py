@@ -20,7 +20,7 @@ from jinja2 import Environment, Template, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, LoopControlExtension
 from jinja2.parser import Parser
-from jinja2.runtime import Context, LoopContext, Macro
+from jinja2.runtime import Context, LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import pass_context
 from jinja2.visitor import NodeTransformer
@@ -68,7 +68,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
             extensions=[LoopControlExtension, GenerationBlocks],
         )
         self.globals = allowed_globals()
-        self.filters = cast(Any, metered_filters())
+        self.filters = metered_filters()
         self.tests = metered_tests()
 
     def compile_metered(self, source: str) -> Template:
@@ -105,6 +105,8 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         """Call a macro, an allowed method or one of the globals; anything else is refused."""
         meter = meter_of(__context)
         meter.step()
+        if isinstance(__obj, Undefined):
+            return __obj()  # says which name is undefined
         owner = getattr(__obj, "__self__", None)
         if isinstance(__obj, Macro):
             meter.step(__context["budget:macro"][0])

@@ -143,7 +143,7 @@ def _public(name: object) -> None:
         raise SecurityError(f"a namespace cannot hold the private name {name!r}")
 
 
-def metered_filters() -> dict[str, Callable[..., Any]]:
+def metered_filters() -> dict[str, Any]:
     """The filters by name, and those that the compiler puts in (their names hold a colon)."""
     made: dict[str, Callable[..., Any]] = {
         "budget:text": _budget_text,
@@ -167,7 +167,7 @@ def metered_filters() -> dict[str, Callable[..., Any]]:
     return made
 
 
-def metered_tests() -> dict[str, Callable[..., Any]]:
+def metered_tests() -> dict[str, Any]:
     """The tests by name."""
     return {
         name: _metered_test(cast(Callable[..., Any], TESTS[name]), name in COMPARING_TESTS)

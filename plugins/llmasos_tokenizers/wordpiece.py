@@ -49,8 +49,10 @@ class WordPieceFormat:
         }
         around = [(role, ids[role]) for role in ("cls", "sep")]
 
-        def build() -> LibraryTokenizer:
-            made = LibraryTokenizer(models.WordPiece(vocab=vocabulary, unk_token=named["unk"]))
+        def build(*, parse_special: bool) -> LibraryTokenizer:
+            gone = set() if parse_special else set(named.values()) - {named["unk"]}
+            entries = {piece: token_id for piece, token_id in vocabulary.items() if piece not in gone}
+            made = LibraryTokenizer(models.WordPiece(vocab=entries, unk_token=named["unk"]))
             made.normalizer = normalizers.BertNormalizer(**rules)
             made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
             made.decoder = decoders.WordPiece(prefix="##")
