@@ -91,7 +91,7 @@ HOSTILE = {
     ),
     "exponential regular expression": small(pre_tokenizer=split(r"(a+)+$")),
     "exponential alternatives": small(pre_tokenizer=split(r"(?:a|a)*$")),
-    "exponential, nested optional": small(pre_tokenizer=split(r"(?:a?){40}a{40}$")),
+    "exponential, overlapping": small(pre_tokenizer=split(r"(?:a|aa)+$")),
     "exponential, letters": small(pre_tokenizer=split(r"^(\p{L}+\s?)*$")),
     "back reference": small(pre_tokenizer=split(r"(a)\1")),
     "huge repeat": small(pre_tokenizer=split(r"a{100000}")),
