@@ -7,32 +7,23 @@ its file, its data, the seed and the arguments; ``digest``, ``data_digest`` and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
-from llmasos.api import (
-    ChoiceOutcome,
-    EvaluationError,
-    GenerationOutcome,
-    HubAPI,
-    InputError,
-    LikelihoodOutcome,
-    Outcome,
-    Request,
-    Response,
-    RollingOutcome,
-)
+from llmasos.api import ChoiceOutcome, EvaluationError, HubAPI, InputError, Outcome, Request, Response
 from llmasos_evals.config import TaskConfig, digest_input
-from llmasos_evals.datasets import Rows, open_data
-from llmasos_evals.digests import digest, digest_rows, plain
+from llmasos_evals.digests import digest, plain
+from llmasos_evals.documents import Documents
 from llmasos_evals.fewshot import Draw, HarnessDraw, NativeDraw, no_draw
 from llmasos_evals.filters import build_pipeline
-from llmasos_evals.functions import TaskCode, repeatable_randomness
+from llmasos_evals.functions import TaskCode
 from llmasos_evals.measures import FunctionMetric, Measure, TaskMetric, bind
 from llmasos_evals.metrics.likelihood import ties
-from llmasos_evals.prompts import Turn, as_text, example_turns, question_turns
-from llmasos_evals.templates import Fields
+from llmasos_evals.outcomes import outcome_of, plain_answers
+from llmasos_evals.requests import RequestBuilder
+from llmasos_evals.rules import Shape, resolve_rules, shape_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,29 +68,11 @@ class Task:
         self.attribution: str | None = None if note is None else str(note)
 
         code = TaskCode(self.name, allowed=allow_task_code)
-        self._rules = {
-            name: code.resolve(getattr(config, name))
-            for name in (
-                "process_docs",
-                "doc_to_text",
-                "doc_to_target",
-                "doc_to_choice",
-                "process_results",
-                "description",
-            )
-        }
-        shot = config.fewshot
-        self._shot_rules = {
-            name: code.resolve(getattr(shot, name))
-            for name in ("process_docs", "samples", "doc_to_text", "doc_to_target", "doc_to_choice")
-        }
-        self._pipelines = [
-            build_pipeline(
-                type(spec)(spec.name, tuple((step, code.resolve(dict(o))) for step, o in spec.steps)),
-                config.source,
-            )
-            for spec in config.filter_list
-        ]
+        self._rules = resolve_rules(config, code)
+        self._pipelines = []
+        for spec in config.filter_list:
+            steps = tuple((step, code.resolve(dict(options))) for step, options in spec.steps)
+            self._pipelines.append(build_pipeline(replace(spec, steps=steps), config.source))
         self._measures, remarks = bind(config, code, hub)
         #: Lines the user should see, for example metric options without effect.
         self.remarks: tuple[str, ...] = tuple(remarks)
@@ -107,77 +80,22 @@ class Task:
         self.code: Mapping[str, str] = dict(code.digests)
         #: SHA-256 of everything in the file that can change a number, and of the code.
         self.digest = digest(digest_input(config, self.code))
-
-        self._data = open_data(self.name, config.dataset_path, config.dataset_kwargs, config.source)
-        self._processed: dict[tuple[str, bool], Rows] = {}
-        self._pool_rows: Sequence[Mapping[str, Any]] | None = None
-        self._data_digest: str | None = None
-        self._shape: _Shape | None = None
-        self._check_templates()
-
-    # ---- data ---------------------------------------------------------------------------------------------------
+        self._documents = Documents(config, self._rules)
 
     def size(self) -> int:
         """Documents that would be scored without a limit."""
-        return len(self._documents())
+        return len(self._documents.scored)
 
     @property
     def data_digest(self) -> str:
         """SHA-256 over the canonical rows of the scored split and of the few-shot pool, as they lie in the files."""
-        if self._data_digest is None:
-            parts: dict[str, Any] = {"eval": self._data.split(self.config.eval_split)}
-            split, samples = self._pool_source()
-            if samples is not None:
-                parts["fewshot"] = samples
-            elif self._data.has(split):
-                parts["fewshot"] = self._data.split(split)
-            self._data_digest = digest_rows(parts)
-        return self._data_digest
+        return self._documents.digest
 
     def shots(self, num_fewshot: int | None, compat: str = "native") -> int:
         """Few-shot examples a prompt will get. The harness lets nobody override a 0 in the task file; we do."""
         if num_fewshot is None or (compat == "lm-eval" and self.config.num_fewshot == 0):
             return self.num_fewshot
         return num_fewshot
-
-    def _documents(self) -> Rows:
-        rows = self._split(self.config.eval_split, shots=False)
-        if not len(rows):
-            raise InputError(f"task {self.name}: split {self.config.eval_split!r} has no documents")
-        return rows
-
-    def _split(self, name: str, *, shots: bool) -> Rows:
-        """A split after ``process_docs``, which few-shot examples may have another of."""
-        key = (name, shots)
-        if key not in self._processed:
-            rows = self._data.split(name)
-            process = (self._shot_rules if shots else self._rules)["process_docs"]
-            if process is not None:
-                with repeatable_randomness():
-                    made = process(rows)
-                rows = made if isinstance(made, Rows) else Rows(made)
-            self._processed[key] = rows
-        return self._processed[key]
-
-    def _pool_source(self) -> tuple[str | None, Any]:
-        """The split few-shot examples come from, or the rows themselves."""
-        shot, config = self.config.fewshot, self.config
-        if shot.split is not None:
-            return shot.split, None
-        samples = self._shot_rules["samples"]
-        if samples is not None:
-            return None, list(samples() if callable(samples) else samples)
-        return config.training_split or config.validation_split or config.test_split, None
-
-    def _pool(self) -> Sequence[Mapping[str, Any]]:
-        if self._pool_rows is None:
-            split, samples = self._pool_source()
-            if samples is not None:
-                self._pool_rows = samples
-            else:
-                own = self.config.fewshot.split is not None
-                self._pool_rows = self._split(str(split), shots=own)
-        return self._pool_rows
 
     # ---- plan ---------------------------------------------------------------------------------------------------
 
@@ -189,14 +107,20 @@ class Task:
         multiple_choice: one ``loglikelihood`` a choice (and one more each without context for ``acc_mutual_info``);
         generate_until: ``repeats`` equal requests. Raises InputError naming file, field and document.
         """
-        shape = self._shape_of()
-        draw = self._draw(self.shots(num_fewshot, compat), seed, compat)
-        examples: dict[int, str] = {}
-        for index, doc in enumerate(islice(self._documents(), limit)):
+        shots = 0 if self.output_type == "loglikelihood_rolling" else self.shots(num_fewshot, compat)
+        builder = RequestBuilder(
+            self.config,
+            self._rules,
+            self._shape,
+            self._documents.pool if shots else (),
+            unconditional="acc_mutual_info" in self._measures,
+        )
+        draw = self._draw(shots, seed, compat)
+        for index, doc in enumerate(islice(self._documents.scored, limit)):
             doc_digest = digest(doc)
             try:
-                target = shape.fields.target(self._rules["doc_to_target"], doc)
-                requests = self._requests(index, doc, target, draw(doc, doc_digest), examples, shape)
+                target = self._shape.fields.target(self._rules.question.target, doc)
+                requests = builder.build(index, doc, target, draw(doc, doc_digest))
             except InputError as error:
                 raise InputError(f"{error.message} (document {index})", hint=error.hint) from error
             except (TypeError, IndexError, KeyError) as error:
@@ -205,133 +129,19 @@ class Task:
                 ) from error
             yield PlannedDocument(index, doc, plain(target), requests, doc_digest)
 
-    def _requests(
-        self,
-        index: int,
-        doc: Mapping[str, Any],
-        target: Any,
-        positions: Sequence[int],
-        examples: dict[int, str],
-        shape: _Shape,
-    ) -> tuple[Request, ...]:
-        config, fields = self.config, shape.fields
-        if self.output_type == "loglikelihood_rolling":
-            return (
-                Request("loglikelihood_rolling", (self.name, index, 0), self._text(target, "doc_to_target")),
-            )
-
-        before = fields.column_or_template(self._rules["description"], doc, "description") or ""
-        for position in positions:
-            if position not in examples:
-                examples[position] = as_text(self._example(self._pool()[position], shape))
-            before += examples[position]
-        prefix = fields.prefix(config.gen_prefix, doc)
-        question = fields.text(self._rules["doc_to_text"], doc)
-
-        if self.output_type == "multiple_choice":
-            choices = [
-                self._text(choice, "doc_to_choice")
-                for choice in fields.choice(self._rules["doc_to_choice"], doc)
-            ]
-            if shape.choices_in_prompt:
-                # winogrande: each choice completes the prompt, and what is scored is the text that follows them all
-                contexts = [
-                    as_text(question_turns(choice, target_delimiter="", prefix=prefix)) for choice in choices
-                ]
-                continuations = [config.target_delimiter + str(target)] * len(choices)
-            else:
-                text = self._text(question, "doc_to_text")
-                turns = question_turns(text, target_delimiter=config.target_delimiter, prefix=prefix)
-                contexts = [as_text(turns)] * len(choices)
-                continuations = [config.target_delimiter + choice for choice in choices]
-            pairs = [
-                (before + context, continuation)
-                for context, continuation in zip(contexts, continuations, strict=True)
-            ]
-            if "acc_mutual_info" in self._measures:
-                pairs += [("", config.target_delimiter + choice) for choice in choices]
-        else:
-            turns = question_turns(
-                self._text(question, "doc_to_text"), target_delimiter=config.target_delimiter, prefix=prefix
-            )
-            context = before + as_text(turns)
-            if self.output_type == "generate_until":
-                options = dict(config.generation_kwargs)
-                return tuple(
-                    Request("generate_until", (self.name, index, number), context, options=options)
-                    for number in range(config.repeats)
-                )
-            pairs = [(context, self._text(target, "doc_to_target"))]
-        for number, (_, continuation) in enumerate(pairs):
-            if not continuation:
-                raise InputError(
-                    f"{config.source}: task {self.name}: continuation {number} is empty, there is nothing to score"
-                )
-        return tuple(
-            Request("loglikelihood", (self.name, index, number), context, continuation)
-            for number, (context, continuation) in enumerate(pairs)
-        )
-
-    def _example(self, doc: Mapping[str, Any], shape: _Shape) -> list[Turn]:
-        rules, shot = self._shot_rules, self.config.fewshot
-        question = shape.fields.text(rules["doc_to_text"], doc, "fewshot_config.doc_to_text")
-        choices = None
-        if rules["doc_to_choice"] is not None:
-            choices = shape.fields.choice(rules["doc_to_choice"], doc, "fewshot_config.doc_to_choice")
-        answer = shape.fields.target(rules["doc_to_target"], doc, "fewshot_config.doc_to_target")
-        if shape.choices_in_prompt and choices:
-            question, choices = choices[question], None
-        return example_turns(
-            question,
-            answer,
-            choices,
-            target_delimiter=shot.target_delimiter,
-            fewshot_delimiter=shot.fewshot_delimiter,
-            prefix=shape.fields.column_or_template(shot.gen_prefix, doc, "gen_prefix"),
-        )
-
     def _draw(self, shots: int, seed: int, compat: str) -> Draw:
-        if shots == 0 or self.output_type == "loglikelihood_rolling":
+        if shots == 0:
             return no_draw
-        pool, shot = self._pool(), self.config.fewshot
-        if not len(pool):
-            raise InputError(f"task {self.name}: the few-shot pool is empty")
+        pool, shot = self._documents.pool, self.config.fewshot
         first = shot.sampler == "first_n"
         if compat == "lm-eval":
             leave_out = shot.split == self.config.test_split
             return HarnessDraw(self.name, pool, shots, seed, first=first, leave_out=leave_out)
         return NativeDraw(self.name, pool, shots, seed, first=first, indices=shot.fewshot_indices)
 
-    def _shape_of(self) -> _Shape:
-        """What the first document says about all of them, as in the harness."""
-        if self._shape is None:
-            rows = self._documents()
-            fields = Fields(
-                self.name,
-                self.config.source,
-                rows.column_names,
-                choices=self.config.doc_to_choice is not None,
-            )
-            question = fields.text(self._rules["doc_to_text"], rows[0])
-            target = fields.target(self._rules["doc_to_target"], rows[0])
-            choices_in_prompt = self.config.doc_to_choice is not None and isinstance(question, int)
-            self._shape = _Shape(fields, choices_in_prompt, isinstance(target, list))
-        return self._shape
-
-    def _text(self, value: Any, field: str) -> str:
-        if not isinstance(value, str):
-            raise InputError(
-                f"{self.config.source}: task {self.name}: `{field}` gives {type(value).__name__}, not text"
-            )
-        return value
-
-    def _check_templates(self) -> None:
-        fields = Fields(self.name, self.config.source, (), choices=False)
-        for name in ("doc_to_text", "doc_to_target", "doc_to_choice", "description"):
-            fields.check(self._rules[name], name)
-        for name in ("doc_to_text", "doc_to_target", "doc_to_choice"):
-            fields.check(self._shot_rules[name], f"fewshot_config.{name}")
-        fields.check(self.config.gen_prefix, "gen_prefix")
+    @cached_property
+    def _shape(self) -> Shape:
+        return shape_of(self.config, self._rules, self._documents.scored)
 
     # ---- score --------------------------------------------------------------------------------------------------
 
@@ -340,7 +150,7 @@ class Task:
 
         The values are JSON values. Raises EvaluationError when a response lacks what its kind must have.
         """
-        answers = self._answers(planned, responses)
+        answers = plain_answers(planned.requests, responses)
         out: dict[tuple[str, str], Any] = {}
         for pipeline in self._pipelines:
             if self.output_type == "generate_until":
@@ -373,30 +183,22 @@ class Task:
         """Things worth counting over a task: ``ties`` for the best choice, labels that name no choice."""
         if self.output_type != "multiple_choice":
             return {}
-        outcome = self._outcome(planned, self._answers(planned, responses))
+        outcome = self._outcome(planned, plain_answers(planned.requests, responses))
         if not isinstance(outcome, ChoiceOutcome):
             return {}
         outside = any(not 0 <= gold < len(outcome.choices) for gold in outcome.gold)
         return {"ties": int(ties(outcome)), "labels_out_of_range": int(outside)}
 
-    def _measure(self, name: str) -> Measure:
-        """The measure of a name; names that only the task's code knows are averaged, as in the harness."""
-        if name in self._measures:
-            return self._measures[name]
-        for measure in self._measures.values():
-            if isinstance(
-                measure.metric, FunctionMetric
-            ):  # it returned several values; they share its aggregation
-                return Measure(
-                    name,
-                    TaskMetric(name, measure.metric.aggregation),
-                    measure.higher_is_better,
-                    measure.aggregation,
-                )
-        return Measure(name, TaskMetric(name), higher_is_better=True)
+    def _outcome(self, planned: PlannedDocument, answers: Sequence[Any]) -> Outcome:
+        try:
+            return outcome_of(
+                self.output_type, self._rules.question, self._shape, planned.doc, planned.target, answers
+            )
+        except EvaluationError as error:
+            raise EvaluationError(f"{error.message} (document {planned.index})", hint=error.hint) from error
 
     def _contributions(self, planned: PlannedDocument, results: list[Any]) -> Mapping[str, Any]:
-        process = self._rules["process_results"]
+        process = self._rules.process_results
         if process is not None:
             made = process(dict(planned.doc), results)
             if not isinstance(made, Mapping):
@@ -409,79 +211,13 @@ class Task:
             out.update(value if isinstance(value, Mapping) else {name: value})
         return out
 
-    def _answers(self, planned: PlannedDocument, responses: Sequence[Response]) -> list[Any]:
-        """Plain answers in the order of the requests: text, nats, or (nats, is_greedy)."""
-        by_key = {response.key: response for response in responses}
-        answers: list[Any] = []
-        for request in planned.requests:
-            response = by_key.get(request.key)
-            if response is None:
-                raise EvaluationError(f"task {self.name}: no answer to request {request.key}")
-            if request.kind == "generate_until":
-                value: Any = response.text
-            elif request.kind == "loglikelihood_rolling":
-                value = response.logprob
-            else:
-                both = (response.logprob, response.is_greedy)
-                value = None if None in both else both
-            if value is None:
-                raise EvaluationError(
-                    f"task {self.name}: the answer to request {request.key} lacks its value"
-                )
-            answers.append(value)
-        return answers
-
-    def _outcome(self, planned: PlannedDocument, results: list[Any]) -> Outcome:
-        if self.output_type == "loglikelihood":
-            return LikelihoodOutcome(*results[0])
-        if self.output_type == "loglikelihood_rolling":
-            return RollingOutcome(results[0], str(planned.target))
-        shape = self._shape_of()
-        if self.output_type == "multiple_choice":
-            return self._choice_outcome(planned, results, shape)
-        gold, prediction = planned.target, results[0]
-        if self._rules["doc_to_choice"] is not None:
-            gold = shape.fields.choice(self._rules["doc_to_choice"], planned.doc)[gold]
-        references = gold if isinstance(gold, list) else [gold]
-        return GenerationOutcome(
-            prediction, tuple(str(reference) for reference in references), shape.multiple
-        )
-
-    def _choice_outcome(self, planned: PlannedDocument, results: list[Any], shape: _Shape) -> ChoiceOutcome:
-        choices = shape.fields.choice(self._rules["doc_to_choice"], planned.doc)
-        gold = planned.target
-        if shape.choices_in_prompt:
-            gold = shape.fields.text(self._rules["doc_to_text"], planned.doc)
-        golds = gold if isinstance(gold, list) else [gold]
-        numbers = tuple(self._number(value, choices, planned.index) for value in golds)
-        logprobs = tuple(float(nats) for nats, _ in results)
-        return ChoiceOutcome(
-            logprobs=logprobs[: len(choices)],
-            greedy=tuple(bool(greedy) for _, greedy in results[: len(choices)]),
-            choices=tuple(choices),
-            gold=numbers,
-            multiple=shape.multiple,
-            unconditional=logprobs[len(choices) :],
-        )
-
-    def _number(self, gold: Any, choices: Sequence[str], index: int) -> int:
-        """The number of the choice a label names, -100 when it names none (which scores 0, as in the harness)."""
-        if isinstance(gold, str):
-            return choices.index(gold) if gold in choices else -100
-        if isinstance(gold, int) or (isinstance(gold, float) and gold.is_integer()):
-            return int(gold) if gold < len(choices) else -100
-        raise EvaluationError(
-            f"task {self.name}: document {index} has no right choice: its target is {gold!r}",
-            hint="`doc_to_target` gives the number or the text of a choice",
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    """Decided by a task's first document."""
-
-    fields: Fields
-    #: The choices are in the prompt and the continuation is shared.
-    choices_in_prompt: bool
-    #: Several right answers a document.
-    multiple: bool
+    def _measure(self, name: str) -> Measure:
+        """The measure of a name; names that only the task's code knows are averaged, as in the harness."""
+        if name in self._measures:
+            return self._measures[name]
+        for measure in self._measures.values():
+            if isinstance(
+                measure.metric, FunctionMetric
+            ):  # it returned several values; they share its aggregation
+                return replace(measure, name=name, metric=TaskMetric(name, measure.metric.aggregation))
+        return Measure(name, TaskMetric(name), higher_is_better=True)
