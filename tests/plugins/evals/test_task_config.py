@@ -9,7 +9,7 @@ import pytest
 from task_files import CHOICE, GENERATION, load, plans, run, saying, write_rows, write_task
 
 from llmasos.api import InputError, UnknownName, UsageError
-from llmasos_evals.config import parse_task
+from llmasos_evals.parsing import parse_task
 from llmasos_evals.taskfile import FunctionRef, read_taskfile
 
 
