@@ -19,6 +19,8 @@ from llmasos.cli.state import State
 from llmasos.errors import ExitCode, LlmasosError, PluginLoadError, UnknownName
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from llmasos.kernel.catalog import Catalog
 
 #: name -> (import path, summary). The summary is here so that ``--help`` imports nothing; a test compares it with the command.
@@ -66,6 +68,16 @@ class LazyGroup(click.Group):
                 f"the plugin command `{name}` is a {type(found).__name__}, not a click command"
             )
         return found
+
+    def shell_complete(self, context: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands from the table and the index, and the options; imports no command."""
+        from click.shell_completion import CompletionItem
+
+        rows = [(name, summary) for name, (_, summary) in sorted(COMMANDS.items())]
+        rows += plugin_commands(context.ensure_object(State))
+        found = [CompletionItem(name, help=summary) for name, summary in rows if name.startswith(incomplete)]
+        # Past click.Group, which would import every command for its help.
+        return [*found, *click.Command.shell_complete(self, context, incomplete)]
 
     def resolve_command(
         self, context: click.Context, args: list[str]

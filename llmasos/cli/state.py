@@ -62,6 +62,7 @@ class State:
     def hub(self) -> Hub:
         """The Hub, made when a command first needs it. Broken plugins the user did not disable are one warning line each."""
         from llmasos.hub import Hub
+        from llmasos.kernel.inventory import refusal
 
         hub = Hub(
             no_plugins=self._no_plugins,
@@ -72,6 +73,9 @@ class State:
             warn=self.output.warn,
         )
         for record in hub.inventory.broken():
+            # A requirement that is not met is no failure; what is broken is, for those who want to know.
+            if hub.config.strict and record.state != "incompatible":
+                raise refusal(record)
             self.output.warn(f"plugin {record.title} is {record.state}: {record.why}")
         return hub
 

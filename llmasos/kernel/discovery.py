@@ -56,12 +56,11 @@ def _scan() -> Iterator[PluginRecord]:
     for distribution in distributions:
         try:
             points = [point for point in distribution.entry_points if point.group == GROUP]
-            if not points:
-                continue
-            name = str(distribution.metadata["Name"] or "unknown")
-            version = str(distribution.version or "")
         except Exception:  # damaged metadata of a stranger's distribution is not our failure
             continue
+        if not points:
+            continue
+        name, version = _name_and_version(distribution)
         normalized = re.sub(r"[-_.]+", "-", name).lower()
         # The first on sys.path is the one that would be imported.
         if normalized in seen:
@@ -69,6 +68,16 @@ def _scan() -> Iterator[PluginRecord]:
         seen.add(normalized)
         for point in points:
             yield record_of_entry_point(point.name, point.value, name, version, distribution)
+
+
+def _name_and_version(distribution: metadata.Distribution) -> tuple[str, str]:
+    """Both may be missing from damaged metadata, which some versions of Python answer with None and some with an error."""
+    try:
+        fields = distribution.metadata
+        names, versions = fields.get_all("Name"), fields.get_all("Version")
+    except Exception:
+        names = versions = None
+    return (names or [""])[0] or "unknown", (versions or [""])[0]
 
 
 def record_of_entry_point(

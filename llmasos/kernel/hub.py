@@ -22,7 +22,7 @@ from llmasos.errors import LlmasosError, MissingDependency, ModelNotFound, Plugi
 from llmasos.hooks.calls import Collected, HookCalls, HookPlugin, new_manager
 from llmasos.hooks.specs import HOOKS
 from llmasos.kernel.catalog import Catalog, Entry, label
-from llmasos.kernel.inventory import Inventory, refusal
+from llmasos.kernel.inventory import Inventory
 from llmasos.kernel.loader import HOOK_OF_KIND, LoadedPlugin, Loader
 from llmasos.kernel.local import LocalFinder, install_finder, remove_finder
 from llmasos.kernel.record import PluginRecord
@@ -91,7 +91,7 @@ class KernelHub:
         self._manager = new_manager()
         self._calls = HookCalls(self._manager, warn=self.warn, trace=tracer, strict=self.config.strict)
         self._loader = Loader(self._manager, self._calls, self.inventory.quarantine, trace=tracer)
-        self._failed: set[str] = set()
+        self._failed: dict[str, LlmasosError] = {}
         self._finders: list[LocalFinder] = []
         for record in self.inventory.enabled():
             if record.local and (finder := install_finder(record)) is not None:
@@ -229,16 +229,11 @@ class KernelHub:
 
     def _load(self, record: PluginRecord) -> LoadedPlugin:
         if record.id in self._failed:
-            failure = self.inventory.quarantine.current(record)
-            record.state, record.why = (
-                "quarantined",
-                failure.summary if failure else "it failed before in this run",
-            )
-            raise refusal(record)
+            raise self._failed[record.id].with_traceback(None)
         try:
             return self._loader.load(record)
-        except LlmasosError:
-            self._failed.add(record.id)
+        except LlmasosError as error:
+            self._failed[record.id] = error
             raise
 
     def _try_load(self, record: PluginRecord) -> LoadedPlugin | None:

@@ -37,6 +37,11 @@ class Inventory:
         self.no_plugins = no_plugins
         self.config_dir = config_dir
         self._records: dict[str, PluginRecord] = {}
+        if no_plugins and only is not None:
+            raise UsageError(
+                "installed plugins are switched off, and some are asked for by name",
+                hint="leave out --only, or --no-plugins (and LLMASOS_NO_PLUGINS)",
+            )
         if not no_plugins:
             records = {record.id: record for record in load_index(cache_dir)}
             for name in only or ():

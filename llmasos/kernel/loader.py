@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import pluggy
 
 from llmasos.contracts.base import Contribution
-from llmasos.errors import IncompatiblePlugin, LlmasosError, PluginCallError, PluginLoadError
+from llmasos.errors import IncompatiblePlugin, LlmasosError, PluginLoadError
 from llmasos.hooks import specs
 from llmasos.hooks.calls import HookCalls, HookPlugin
 from llmasos.hooks.specs import HOOKS
@@ -299,12 +299,12 @@ def check_promises(
 
 
 def cause(error: BaseException) -> str:
-    """One line for an exception: its own words for our errors, ``Type: text`` for others."""
-    if isinstance(error, LlmasosError) and not isinstance(error, PluginCallError):
-        return error.message.splitlines()[0]
-    lines = str(error.message if isinstance(error, LlmasosError) else error).strip().splitlines()
-    if isinstance(error, LlmasosError):
-        return lines[0] if lines else type(error).__name__
+    """One printable line for an exception: its own words for our errors, ``Type: text`` for others."""
     if isinstance(error, SystemExit):
         return f"it called sys.exit({error.code!r})"
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    text = error.message if isinstance(error, LlmasosError) else str(error)
+    first = (text.strip().splitlines() or [""])[0]
+    line = "".join(letter if letter.isprintable() else "?" for letter in first)
+    if isinstance(error, LlmasosError) and line:
+        return line
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__

@@ -41,8 +41,12 @@ _DEVICE = re.compile(r"^(?P<name>[a-z][a-z0-9_]*)(?P<spec>[<>=!~].*)?$")
 PluginId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=80)]
 #: Names may hold dots and dashes (``cpu.linear``, ``hf-json``), never a slash: that separates plugin and name.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$", max_length=120)]
+#: Shown on terminals: no control characters, which could move the cursor and hide what is shown.
 Line = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300, pattern=r"^[^\r\n]+$")
+    str,
+    StringConstraints(
+        strip_whitespace=True, min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$"
+    ),
 ]
 
 
@@ -69,7 +73,7 @@ class Requires(_Table):
     devices: list[str] = Field(
         default=[], description="any of these must be present: cpu, cuda, cuda>=8.0, mps"
     )
-    extras_hint: str | None = Field(default=None, description="the line to show when something is missing")
+    extras_hint: Line | None = Field(default=None, description="the line to show when something is missing")
 
     @field_validator("python", "torch")
     @classmethod
@@ -101,7 +105,7 @@ class Requires(_Table):
 class Permissions(_Table):
     """``[permissions]``: declared and shown at install. Not a sandbox: plugins run with the rights of the user."""
 
-    network: list[str] = Field(default=[], description="hosts it talks to")
+    network: list[Line] = Field(default=[], description="hosts it talks to")
     filesystem: Literal["none", "read", "cache", "user"] = Field(
         default="cache",
         description="none; read: what the user names; cache: writes below the cache folder; user: writes where it likes",
@@ -117,10 +121,10 @@ class Provides(_Table):
     name: Name = Field(description="bare name; the full name is plugin-id/name")
     summary: Line = Field(description="one line, shown by --help and plugin info")
     capabilities: dict[str, Any] = Field(default={}, description="free table, for people and searches")
-    aliases_for: list[str] = Field(
+    aliases_for: list[Line] = Field(
         [], description="other names the same thing is known by elsewhere; searched, never resolved"
     )
-    matches: dict[str, list[str]] = Field(
+    matches: dict[Line, list[Line]] = Field(
         default={}, description="what makes this the provider: model_type, architectures, files"
     )
 

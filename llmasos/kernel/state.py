@@ -71,7 +71,9 @@ class Quarantine:
         self._folder = cache_dir / "quarantine"
 
     def _file(self, plugin_id: str) -> Path:
-        return self._folder / f"{plugin_id}.json"
+        # The id may be a word of the user's; a plugin's own ids need no replacement.
+        name = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in plugin_id)
+        return self._folder / f"{name}.json"
 
     def ids(self) -> list[str]:
         """Plugins with a stored failure, current or not."""

@@ -376,6 +376,44 @@ def test_a_reader_that_goes_away_is_not_an_error_message(tmp_path: Path) -> None
     assert process.wait() == 1
 
 
+def test_completion_comes_from_the_index(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.add("acme-hello", provides=[("command", "hello")], source="raise SystemExit('imported')")
+
+    def complete(words: str) -> list[str]:
+        variables = {"_LLMASOS_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", "from llmasos.cli.main import main; main()"],
+            env={**environment(world.root, [world.site]), **variables},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return [line.partition(",")[2] for line in done.stdout.splitlines()]
+
+    assert complete("llmasos h") == ["hello"]
+    assert set(complete("llmasos ")) >= {*COMMANDS, "hello"}
+    assert "--no-plugins" in complete("llmasos --n")
+
+
+@pytest.mark.parametrize(("extra", "code"), [({"sumary": "x"}, 3), ({"api": "<1"}, 0)])
+def test_strict_refuses_to_go_on_beside_a_broken_plugin(
+    world: World,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    extra: dict[str, str],
+    code: int,
+) -> None:
+    world.add("acme-bad", **extra)
+    monkeypatch.setattr(
+        main, "import_command", lambda path: click.command()(click.pass_obj(lambda state: state.hub and None))
+    )
+    assert run(["doctor"]) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "acme-bad" in line]
+    assert line.startswith("warning: plugin acme-bad 1.0.0 is ")
+    monkeypatch.setenv("LLMASOS_STRICT", "1")
+    assert run(["doctor"]) == code
+
+
 def test_python_minus_m(tmp_path: Path) -> None:
     process = start(["--version"], tmp_path)
     out, err = process.communicate()

@@ -19,6 +19,7 @@ from llmasos.errors import (
     PluginCallError,
     PluginLoadError,
     UnknownName,
+    UsageError,
 )
 from llmasos.kernel.hub import KernelHub
 from llmasos.testing.sources import plugin_source
@@ -219,6 +220,11 @@ def test_only_and_no_plugins(world: World) -> None:
     assert len(world.hub(only=None, no_plugins=True).inventory) == 0
     with pytest.raises(UnknownName, match="no plugin `acme-tow` is installed, did you mean `acme-two`"):
         world.hub(only=["acme-tow"])
+
+
+def test_switched_off_and_asked_for_is_a_contradiction(world: World) -> None:
+    with pytest.raises(UsageError, match="switched off, and some are asked for"):
+        world.hub(no_plugins=True, only=["acme-one"])
 
 
 def test_no_plugins_does_not_even_look(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

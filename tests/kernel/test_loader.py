@@ -22,6 +22,7 @@ GOOD = plugin_source(METRIC)
 BROKEN: dict[str, tuple[str, list[str], str]] = {
     "raises": ("1 / 0\n" + GOOD, [], "ZeroDivisionError: division by zero"),
     "exits": ("import sys\nsys.exit(3)\n", [], "it called sys.exit(3)"),
+    "escapes": ("raise RuntimeError('\\x1b[2Jhidden')", [], "RuntimeError: ?[2Jhidden"),
     "syntax": ("def llmasos_metrics(:\n", [], "SyntaxError"),
     "imports-missing": (
         "import no_such_module_here\n",
@@ -226,6 +227,14 @@ def test_the_manifest_is_read_again_before_loading(world: World) -> None:
     with pytest.raises(ManifestError):
         hub.contribution("metric", "wer")
     assert "acme_one.plugin" not in sys.modules
+
+
+def test_words_of_the_user_do_not_lead_out_of_the_cache(world: World) -> None:
+    victim = world.cache / "other.json"
+    victim.parent.mkdir(parents=True, exist_ok=True)
+    victim.write_text("{}")
+    assert not world.hub().inventory.quarantine.forget("../other")
+    assert victim.exists()
 
 
 def test_requirements_are_checked_again_before_loading(world: World) -> None:

@@ -86,6 +86,8 @@ def test_a_full_manifest_is_accepted() -> None:
         ({"id": "Acme"}, "`id`"),
         ({"summary": "two\nlines"}, "`summary`"),
         ({"summary": ""}, "`summary`"),
+        ({"summary": "\x1b[2Jgone"}, "`summary`"),
+        ({"permissions": {"network": ["\x9b2J"]}}, "`permissions.network.1`"),
         ({"stability": "beta"}, "`stability`"),
         ({"hooks": "eval_failed"}, "`hooks`"),
         ({"settings": {"a": {"type": "int", "default": "1", "help": "h"}}}, "default '1' is not of type int"),
