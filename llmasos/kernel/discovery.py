@@ -111,7 +111,7 @@ def fill(record: PluginRecord, folder: str) -> PluginRecord:
         record.state, record.why = "invalid", error.message
         return record
     record.id = manifest.id
-    # by_alias etc. do not matter: the JSON form is what the index stores and every reader uses.
+    # The JSON form is what the index stores and every reader uses.
     record.manifest = manifest.model_dump(mode="json", exclude_none=True)
     verdict = check(record.manifest)
     record.trace = list(verdict.trace)

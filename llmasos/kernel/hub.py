@@ -23,7 +23,7 @@ from llmasos.hooks.calls import Collected, HookCalls, HookPlugin, new_manager
 from llmasos.hooks.specs import HOOKS
 from llmasos.kernel.catalog import Catalog, Entry, label
 from llmasos.kernel.inventory import Inventory
-from llmasos.kernel.loader import HOOK_OF_KIND, LoadedPlugin, Loader
+from llmasos.kernel.loader import LoadedPlugin, Loader, cause
 from llmasos.kernel.local import LocalFinder, install_finder, remove_finder
 from llmasos.kernel.record import PluginRecord
 from llmasos.kernel.settings import plugin_settings
@@ -297,8 +297,6 @@ class KernelHub:
 
 
 def _broken(what: str, path: str, error: BaseException, record: PluginRecord) -> PluginLoadError:
-    from llmasos.kernel.loader import cause
-
     return PluginLoadError(
         f"{what} cannot be loaded from {path}: {cause(error)}",
         hint=f"report it to the author; `llmasos plugin check {record.id}` shows details",
@@ -320,6 +318,3 @@ def _provided(entry: Entry) -> Provided:
         matches={key: tuple(values) for key, values in entry.table.get("matches", {}).items()},
         capabilities=dict(entry.table.get("capabilities", {})),
     )
-
-
-__all__ = ["HOOK_OF_KIND", "KernelHub", "plugin_info"]
