@@ -123,11 +123,13 @@ def hub(tmp_path: Path) -> Iterator[Callable[..., Hub]]:
 
 
 @pytest.fixture
-def tmp_plugin(tmp_path: Path) -> PluginBuilder:
+def tmp_plugin(tmp_path: Path) -> Iterator[PluginBuilder]:
     """Builds throw-away plugins, as folders and as installed distributions (``llmasos.testing.tmp.PluginBuilder``)."""
     from llmasos.testing.tmp import PluginBuilder
 
-    return PluginBuilder(tmp_path / "llmasos-plugins")
+    builder = PluginBuilder(tmp_path / "llmasos-plugins")
+    yield builder
+    builder.forget()
 
 
 @pytest.fixture

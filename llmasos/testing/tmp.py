@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -191,6 +192,15 @@ class PluginBuilder:
         """Make an installed distribution of a plugin folder; returns the folder to put on a process's path."""
         install_plugin(package, self.site, version=version, distribution=distribution)
         return self.site
+
+    def forget(self) -> None:
+        """Take modules that were imported from here out of ``sys.modules``: another test may use the same names."""
+        inside = str(self.root.resolve()) + os.sep
+        for name, module in list(sys.modules.items()):
+            # Some modules make up any attribute they are asked for, so the type is checked too.
+            file = getattr(module, "__file__", None)
+            if isinstance(file, str) and os.path.realpath(file).startswith(inside):
+                del sys.modules[name]
 
     def environment(self) -> dict[str, str]:
         """Variables for a subprocess that finds what was installed, with a cache and configuration of its own."""
