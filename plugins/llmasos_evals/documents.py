@@ -35,11 +35,14 @@ class Documents:
     def pool(self) -> Sequence[Mapping[str, Any]]:
         """The rows few-shot examples are drawn from. Raises InputError when there are none."""
         split, samples = self._pool_source()
-        if samples is None:
-            samples = self._split(str(split), examples=self.config.fewshot.split is not None)
-        if not len(samples):
+        rows: Sequence[Mapping[str, Any]] = (
+            self._split(str(split), examples=self.config.fewshot.split is not None)
+            if samples is None
+            else samples
+        )
+        if not len(rows):
             raise InputError(f"task {self.config.task}: the few-shot pool is empty")
-        return samples
+        return rows
 
     @cached_property
     def digest(self) -> str:

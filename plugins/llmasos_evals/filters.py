@@ -39,7 +39,7 @@ def regex(
         match = _select(found, group_select)
         if isinstance(match, tuple):  # alternatives: the first group that took part
             match = next((group for group in match if group), fallback)
-        return match.strip()
+        return str(match).strip()
 
     return lambda answers, doc: [one(answer) for answer in answers]
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmasos.api import AmbiguousName, HubAPI, InputError, UnknownName
-from llmasos_evals.config import TASK_FIELDS, parse_task
+from llmasos_evals.config import TASK_FIELDS
 from llmasos_evals.digests import digest
 from llmasos_evals.groups import Group, MeanRule
+from llmasos_evals.parsing import near_miss, parse_task
 from llmasos_evals.task import Score, Task
 from llmasos_evals.taskfile import anchor_data_files, read_taskfile
 
@@ -167,9 +168,8 @@ class _Library:
             )
         for key in raw:
             if key not in _GROUP_FIELDS and key not in TASK_FIELDS:
-                near = difflib.get_close_matches(key, sorted(_GROUP_FIELDS | TASK_FIELDS), n=1)
                 raise InputError(
-                    f"{path}: unknown field `{key}`" + (f", did you mean `{near[0]}`?" if near else "")
+                    f"{path}: unknown field `{key}`{near_miss(key, _GROUP_FIELDS | TASK_FIELDS)}"
                 )
         # What is no field of a group is meant for its tasks; whoever asked for the group has the last word.
         for_members = {key: value for key, value in raw.items() if key not in _GROUP_FIELDS} | dict(overrides)

@@ -84,7 +84,7 @@ class FunctionMetric(TaskMetric):
 
     def item(self, outcome: Outcome) -> Any:
         if not isinstance(outcome, GenerationOutcome):
-            return super().item(outcome)
+            raise self.cannot_score(outcome)
         values = [self._call(reference, outcome.prediction) for reference in outcome.references]
         if outcome.multiple:
             return 1.0 if any(values) else 0.0
@@ -141,14 +141,15 @@ def _from_catalogue(spec: MetricSpec, config: TaskConfig, hub: HubAPI) -> tuple[
     source = config.source
     options = dict(spec.options)
     remote = options.pop("hf_evaluate", False)
+    if remote and config.output_type == "generate_until" and spec.metric != "exact_match":
+        # Same names, other definitions: its bleu is between 0 and 1. Only exact_match is known to be the same.
+        raise InputError(
+            f"{source}: metric {spec.metric} is a script of the `evaluate` hub, which is code from elsewhere",
+            hint="leave out `hf_evaluate` to use the metric of that name that a plugin provides, if there is one",
+        )
     try:
         definition: Any = hub.contribution("metric", spec.metric)
     except UnknownName as error:
-        if remote:
-            raise InputError(
-                f"{source}: metric {spec.metric} is a script of the `evaluate` hub, which is code from elsewhere",
-                hint="use a metric that a plugin provides; see `llmasos plugin info llmasos-evals`",
-            ) from error
         raise UnknownName(f"{source}: {error.message}", hint=error.hint) from error
     if config.output_type not in definition.scores:
         raise InputError(
@@ -175,7 +176,8 @@ def _aggregation(given: Any, code: TaskCode, source: Path) -> Aggregation | None
         near = difflib.get_close_matches(given, known, n=1)
         guess = f", did you mean `{near[0]}`?" if near else f"; known: {', '.join(known)}"
         raise InputError(f"{source}: unknown aggregation `{given}`{guess}")
-    return factory()
+    made: Aggregation = factory()
+    return made
 
 
 def _catalogued_aggregation(name: str, hub: HubAPI) -> Aggregation | None:

@@ -65,7 +65,7 @@ def resamples(size: int, replicates: int) -> Iterator[NDArray[np.int64]]:
     for chunk in range(replicates // chunk_size):
         state = random.Random(chunk).getstate()[1]
         stream = np.random.RandomState()
-        stream.set_state(("MT19937", np.array(state[:-1], dtype=np.uint32), state[-1]))
+        stream.set_state(("MT19937", np.array(state[:-1], dtype=np.uint32), int(state[-1]), 0, 0.0))
         left = chunk_size
         while left:
             rows = max(1, min(left, BLOCK // size))

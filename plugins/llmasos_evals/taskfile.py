@@ -97,9 +97,10 @@ def _parse(path: Path, included_by: Path | None) -> dict[str, Any]:
     return value
 
 
-def _loader(folder: Path) -> type:
-    class Loader(_Base):  # a class a folder: constructors are class attributes in PyYAML
-        pass
+def _loader(folder: Path) -> Any:
+    loader_class: Any = type(
+        "Loader", (_Base,), {}
+    )  # one a folder: constructors are class attributes in PyYAML
 
     def construct(loader: Any, node: Any) -> FunctionRef:
         spec = str(loader.construct_scalar(node)).strip()
@@ -109,8 +110,8 @@ def _loader(folder: Path) -> type:
             )
         return FunctionRef(spec, folder)
 
-    Loader.add_constructor("!function", construct)
-    return Loader
+    loader_class.add_constructor("!function", construct)
+    return loader_class
 
 
 def anchor_data_files(value: dict[str, Any], folder: Path) -> None:

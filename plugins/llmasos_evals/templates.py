@@ -109,9 +109,8 @@ class Fields:
         """As ``prefix``, but looks for the column in the document itself; None for an empty rule."""
         if not rule:
             return None
-        if callable(rule):
-            return rule(doc)
-        return doc[rule] if rule in doc else self.render(rule, doc, field)
+        value = rule(doc) if callable(rule) else doc[rule] if rule in doc else self.render(rule, doc, field)
+        return None if value is None else str(value)
 
     def check(self, rule: Any, field: str) -> None:
         """Compile a template so that a syntax error is found before the run. Raises InputError."""

@@ -11,7 +11,7 @@ from llmasos_evals.statistics import Aggregation, Mean
 
 #: Options that lm-evaluation-harness accepts on any metric and that only exact_match heeds. Stock task files have them.
 IDLE_OPTIONS = frozenset(
-    {"ignore_case", "ignore_punctuation", "ignore_numbers", "regexes_to_ignore", "average"}
+    {"ignore_case", "ignore_punctuation", "ignore_numbers", "regexes_to_ignore", "average", "weight_by_size"}
 )
 
 
@@ -43,7 +43,10 @@ class AggregatedMetric:
         return "|".join([self.name, *settings, f"agg:{self.aggregation.name}", f"v:{self.version}"])
 
     def item(self, outcome: Outcome) -> Any:
-        raise EvaluationError(f"metric {self.name} cannot score {type(outcome).__name__}")
+        raise self.cannot_score(outcome)
+
+    def cannot_score(self, outcome: Outcome) -> EvaluationError:
+        return EvaluationError(f"metric {self.name} cannot score {type(outcome).__name__}")
 
     def aggregate(self, items: Sequence[Any]) -> float:
         if not items:

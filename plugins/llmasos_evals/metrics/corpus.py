@@ -68,7 +68,7 @@ class CorpusMetric(AggregatedMetric):
 
     def item(self, outcome: Outcome) -> Any:
         if not isinstance(outcome, GenerationOutcome):
-            return super().item(outcome)
+            raise self.cannot_score(outcome)
         prediction = outcome.prediction[0] if isinstance(outcome.prediction, list) else outcome.prediction
         return [list(outcome.references), str(prediction)]
 

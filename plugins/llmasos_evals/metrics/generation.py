@@ -62,7 +62,7 @@ class ExactMatch(AggregatedMetric):
                 any(outcome.greedy[gold] for gold in outcome.gold if 0 <= gold < len(outcome.greedy))
             )
         if not isinstance(outcome, GenerationOutcome):
-            return super().item(outcome)
+            raise self.cannot_score(outcome)
         wanted = [self.cleaned(reference) for reference in outcome.references]
         predictions = outcome.prediction if isinstance(outcome.prediction, list) else [outcome.prediction]
         right = [float(self.cleaned(str(prediction)) in wanted) for prediction in predictions]
@@ -90,7 +90,7 @@ class Rouge(AggregatedMetric):
 
     def item(self, outcome: Outcome) -> float:
         if not isinstance(outcome, GenerationOutcome):
-            return super().item(outcome)
+            raise self.cannot_score(outcome)
         if self._scorer is None:
             from rouge_score.rouge_scorer import RougeScorer  # imports nltk: a second
 

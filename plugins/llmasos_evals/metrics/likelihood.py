@@ -70,7 +70,7 @@ class Accuracy(AggregatedMetric):
             return float(outcome.is_greedy)
         if isinstance(outcome, ChoiceOutcome):
             return float(best(self.scores(outcome)) in outcome.gold)
-        return super().item(outcome)
+        raise self.cannot_score(outcome)
 
 
 class AccuracyPerCharacter(Accuracy):
@@ -126,7 +126,7 @@ class F1Score(AggregatedMetric):
 
     def item(self, outcome: Outcome) -> Any:
         if not isinstance(outcome, ChoiceOutcome):
-            return super().item(outcome)
+            raise self.cannot_score(outcome)
         if outcome.multiple:
             raise EvaluationError(
                 f"metric {self.name} needs one right choice a document, this task has several"
@@ -158,7 +158,7 @@ class BrierScore(AggregatedMetric):
 
     def item(self, outcome: Outcome) -> Any:
         if not isinstance(outcome, ChoiceOutcome) or outcome.multiple:
-            return super().item(outcome)
+            raise self.cannot_score(outcome)
         if not 0 <= outcome.gold[0] < len(outcome.choices):
             raise EvaluationError("brier_score: a document's label names none of its choices")
         values = np.asarray(outcome.logprobs)
@@ -176,7 +176,9 @@ class DocumentPerplexity(AggregatedMetric):
         return Perplexity()
 
     def item(self, outcome: Outcome) -> float:
-        return outcome.logprob if isinstance(outcome, LikelihoodOutcome) else super().item(outcome)
+        if isinstance(outcome, LikelihoodOutcome):
+            return outcome.logprob
+        raise self.cannot_score(outcome)
 
 
 class WordPerplexity(AggregatedMetric):
@@ -191,7 +193,7 @@ class WordPerplexity(AggregatedMetric):
     def item(self, outcome: Outcome) -> Any:
         if isinstance(outcome, RollingOutcome):
             return [outcome.logprob, len(re.split(r"\s+", outcome.text))]
-        return super().item(outcome)
+        raise self.cannot_score(outcome)
 
 
 class BytePerplexity(AggregatedMetric):
@@ -206,7 +208,7 @@ class BytePerplexity(AggregatedMetric):
     def item(self, outcome: Outcome) -> Any:
         if isinstance(outcome, RollingOutcome):
             return [outcome.logprob, len(outcome.text.encode("utf-8"))]
-        return super().item(outcome)
+        raise self.cannot_score(outcome)
 
 
 class BitsPerByteMetric(BytePerplexity):

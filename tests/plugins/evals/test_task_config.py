@@ -324,6 +324,11 @@ def test_task_code_written_for_the_datasets_package(tmp_path: Path) -> None:
             InputError,
             "take_first",
         ),
+        (
+            {"filter_list": [{"name": "a", "filter": [{"function": "!function work.Class"}]}]},
+            InputError,
+            r"uses a filter class \(!function work\.Class\)",
+        ),
         ({"doc_to_text": "{{question"}, InputError, "`doc_to_text` is not a valid template"),
     ],
 )
@@ -332,6 +337,13 @@ def test_mistakes_found_before_the_run(
 ) -> None:
     with pytest.raises(error, match=message):
         load(write_task(tmp_path, **{**CHOICE, **fields}))
+
+
+def test_scripts_of_a_hub_are_not_our_metrics_of_the_same_name(tmp_path: Path) -> None:
+    remote = {"hf_evaluate": True}
+    with pytest.raises(InputError, match="metric bleu is a script of the `evaluate` hub"):
+        load(write_task(tmp_path, **GENERATION, metric_list=[{"metric": "bleu", **remote}]))
+    load(write_task(tmp_path, **GENERATION, metric_list=[{"metric": "exact_match", **remote}]))
 
 
 def test_near_misses_of_metrics_are_suggested(tmp_path: Path) -> None:
