@@ -33,7 +33,25 @@ MAX_RATIO = 50
 RATIO_FREE_BYTES = 1 << 26
 MAX_RECORD_BYTES = 1 << 26
 #: Suffixes that are code for some interpreter or loader; they are never written to disk.
-CODE_SUFFIXES = frozenset([".py", ".pyc", ".pyo", ".pyd", ".pyw", ".pth", ".so", ".dll", ".dylib", ".exe", ".bat", ".cmd", ".sh", ".ps1", ".jar"])
+CODE_SUFFIXES = frozenset(
+    [
+        ".py",
+        ".pyc",
+        ".pyo",
+        ".pyd",
+        ".pyw",
+        ".pth",
+        ".so",
+        ".dll",
+        ".dylib",
+        ".exe",
+        ".bat",
+        ".cmd",
+        ".sh",
+        ".ps1",
+        ".jar",
+    ]
+)
 BLOCK = 1 << 20
 
 

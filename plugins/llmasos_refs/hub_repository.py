@@ -6,6 +6,7 @@ a model needs are fetched, by exact name; Python files never are.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from llmasos.api import ModelNotFound, ResolvedModel, UsageError
+from llmasos.api import LlmasosError, ModelNotFound, ResolvedModel, UsageError
 from llmasos_refs.near import listed, near_misses
 
 if TYPE_CHECKING:
@@ -67,7 +68,10 @@ class RepositoryReference:
         file = match["file"] or ""
         if file and any(part in ("", ".", "..") for part in file.split("/")):
             raise UsageError(f"the path {file!r} does not stay inside the repository", hint=FORM)
-        return cls(ref, match["repo"], unquote(match["revision"] or "main"), file)
+        revision = unquote(match["revision"] or "main")
+        if any(part in ("", ".", "..") for part in revision.split("/")):
+            raise UsageError(f"{revision!r} is not a revision", hint=FORM)
+        return cls(ref, match["repo"], revision, file)
 
     @property
     def title(self) -> str:
@@ -134,21 +138,23 @@ def _from_hub(wanted: RepositoryReference) -> ResolvedModel:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
-        LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
     try:
-        info = HfApi().model_info(wanted.repo, revision=wanted.revision)
-        commit = str(info.sha)
-        names = sorted(sibling.rfilename for sibling in info.siblings or ())
-        chosen = choose_files(names, wanted)
-        folder = snapshot_download(
-            wanted.repo, revision=commit, allow_patterns=[_exactly(name) for name in chosen]
-        )
+        # By name and not by commit, so that the client notes where the name led and finds it again offline. If the name
+        # moves between the two questions, they are asked again.
+        for _ in range(3):
+            info = HfApi().model_info(wanted.repo, revision=wanted.revision)
+            chosen = choose_files(sorted(sibling.rfilename for sibling in info.siblings or ()), wanted)
+            patterns = [_exactly(name) for name in chosen]
+            folder = Path(snapshot_download(wanted.repo, revision=wanted.revision, allow_patterns=patterns))
+            if folder.name == info.sha:
+                return _resolved(wanted, folder, chosen, _license(info))
+    except LlmasosError:
+        raise
     except HFValidationError:
         raise UsageError(f"{wanted.repo!r} is not a repository name", hint=FORM) from None
     except GatedRepoError:
@@ -165,30 +171,38 @@ def _from_hub(wanted: RepositoryReference) -> ResolvedModel:
             f"there is no repository {wanted.repo}, or it is private",
             hint="check the spelling; for a private repository log in with: hf auth login",
         ) from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        if isinstance(error, UsageError | ModelNotFound):
-            raise
+    except (
+        Exception
+    ) as error:  # the HTTP library behind the client, and so its errors, has changed more than once
         raise ModelNotFound(
             f"{wanted.title} cannot be fetched: {_first_line(error)}",
             hint="check the network and HF_ENDPOINT; --offline uses what is in the cache",
         ) from None
-    return _resolved(wanted, Path(folder), commit, chosen, _license(info))
+    raise ModelNotFound(
+        f"{wanted.title} changed while it was fetched",
+        hint="try again, or name a commit: hf://org/name@COMMIT",
+    )
 
 
 def _from_cache(wanted: RepositoryReference) -> ResolvedModel:
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    """Read the cache directly (its layout is documented), because the client insists on every file of a repository
+    where only some were fetched."""
+    from huggingface_hub import constants
 
+    store = Path(constants.HF_HUB_CACHE) / ("models--" + wanted.repo.replace("/", "--"))
     missing = ModelNotFound(
         f"{wanted.title} is not in the cache, and this run is offline",
         hint="run once without --offline (and HF_HUB_OFFLINE, LLMASOS_OFFLINE) to fetch it; "
         f"looked in {constants.HF_HUB_CACHE}",
     )
     try:
-        folder = Path(snapshot_download(wanted.repo, revision=wanted.revision, local_files_only=True))
-    except HFValidationError:
-        raise UsageError(f"{wanted.repo!r} is not a repository name", hint=FORM) from None
-    except (LocalEntryNotFoundError, OSError, ValueError):
+        commit = wanted.revision
+        if not COMMIT.fullmatch(commit):
+            commit = (store / "refs" / wanted.revision).read_text(encoding="ascii").strip()
+        folder = store / "snapshots" / commit
+        if not COMMIT.fullmatch(commit) or not folder.is_dir():
+            raise missing
+    except (OSError, ValueError):
         raise missing from None
     names = sorted(
         path.relative_to(folder).as_posix()
@@ -199,15 +213,31 @@ def _from_cache(wanted: RepositoryReference) -> ResolvedModel:
         chosen = choose_files(names, wanted)
     except ModelNotFound as error:
         raise ModelNotFound(f"{missing.message}: {error.message}", hint=missing.hint) from None
-    for name in chosen:
-        if not (folder / name).is_file():  # a link to a blob that was removed or never completed
+    for name in sorted({*chosen, *_shards(folder, chosen)}):
+        if not (
+            folder / name
+        ).is_file():  # never fetched, or a link to a blob that was removed or never completed
             raise ModelNotFound(f"{missing.message}: {name} is incomplete", hint=missing.hint)
-    return _resolved(wanted, folder, folder.name, chosen, None)
+    return _resolved(wanted, folder, chosen, None)
+
+
+def _shards(folder: Path, chosen: Sequence[str]) -> set[str]:
+    """Weight files that an index names. An unreadable index names none here; the weight loader will say what is wrong."""
+    found: set[str] = set()
+    for name in chosen:
+        if name.endswith(".index.json"):
+            try:
+                weight_map = json.loads((folder / name).read_text(encoding="utf-8"))["weight_map"]
+                found.update(str(shard) for shard in weight_map.values())
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                continue
+    return found
 
 
 def _resolved(
-    wanted: RepositoryReference, folder: Path, commit: str, chosen: Sequence[str], license_name: str | None
+    wanted: RepositoryReference, folder: Path, chosen: Sequence[str], license_name: str | None
 ) -> ResolvedModel:
+    commit = folder.name
     path = folder
     if wanted.file:
         path = folder.joinpath(*PurePosixPath(wanted.file).parts)
@@ -225,7 +255,7 @@ def _resolved(
         ref=wanted.ref,
         path=path,
         source="hf",
-        revision=commit if COMMIT.fullmatch(commit) else None,
+        revision=commit,
         license=license_name,
         files=digests,
         provenance={"repository": wanted.repo, "requested_revision": wanted.revision, "commit": commit},

@@ -59,8 +59,8 @@ class WheelReference:
                 version = str(Version(version))
             except InvalidVersion:
                 raise UsageError(f"{match['version']!r} in {ref!r} is not a version", hint=FORM) from None
-        inside = (match["inside"] or "").strip("/")
-        if any(part in ("", ".", "..") for part in inside.split("/")) and inside:
+        inside = (match["inside"] or "").removesuffix("/")
+        if inside and any(part in ("", ".", "..") for part in inside.split("/")):
             raise UsageError(f"the path {inside!r} does not stay inside the wheel", hint=FORM)
         return cls(ref, canonicalize_name(match["package"]), version, inside)
 
@@ -189,7 +189,7 @@ class WheelStore:
         found = []
         for record in self.root.glob(f"{package}-*/wheel.json"):
             unpacked = _read_record(record)
-            if unpacked is not None and unpacked.package == package and version in (None, unpacked.version):
+            if unpacked is not None and unpacked.package == package and _is(unpacked, version):
                 found.append(unpacked)
         return max(found, key=lambda unpacked: Version(unpacked.version), default=None)
 
@@ -227,6 +227,10 @@ class WheelStore:
             return unpacked
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _is(unpacked: Unpacked, version: str | None) -> bool:
+    return version is None or Version(version) == Version(unpacked.version)
 
 
 def _read_record(path: Path) -> Unpacked | None:
