@@ -10,6 +10,7 @@ module          subject                     checks
 ``model``       ``ModelSubject``            likelihoods, caches, batches, positions of a CausalLM
 ``encoder``     ``EncoderSubject``          batches and heads of an EncoderModel
 ``backend``     ``OpSubject``               each op against the reference and against plain float64
+``processor``   ``ProcessorSubject``        one decision a document, purity, independence of shards
 ==============  ==========================  =====================================================
 
 ::

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from llmasos.errors import LlmasosError, ModelNotFound, UnknownName
-from llmasos.testing.conformance import backend, encoder, model, plugin, tokenizer
+from llmasos.errors import InputError, LlmasosError, ModelNotFound, UnknownName
+from llmasos.testing.conformance import backend, encoder, model, plugin, processor, tokenizer
 from llmasos.testing.conformance.check import Check, does_not_apply
 from llmasos.testing.conformance.plugin import PluginSubject
 
@@ -61,7 +61,7 @@ class RuleBroken(Exception):
 
 
 class MissingSample(ConformanceItem):
-    """Stands for the checks of something that no sample was given for."""
+    """Stands for the checks of something that cannot be built without a sample or options."""
 
     def runtest(self) -> None:
         """Skipped, and says how to run it."""
@@ -111,6 +111,13 @@ def conformance_items(
                     yield item(check, about, build)
             if not found:
                 yield item(_no_sample(samples), f"{kind} {name}", lambda: None, MissingSample)
+    for name in sorted(name for k, name in offered if k == "processor"):
+        made = _processor(hub, name)
+        if made is not None:
+            for processor_check in processor.CHECKS:
+                yield item(processor_check, f"processor {name}", made)
+        else:
+            yield item(_needs_options(name), f"processor {name}", lambda: None, MissingSample)
     for name in sorted(name for k, name in offered if k == "backend"):
         for device_check in backend.CHECKS:
             yield item(device_check, f"backend {name}", cache(lambda name=name: hub.get("backend", name)()))
@@ -118,6 +125,11 @@ def conformance_items(
         for about, build in _ops(hub, name):
             for op_check in backend.OP_CHECKS:
                 yield item(op_check, about, build)
+
+
+def _needs_options(name: str) -> Check[None]:
+    reason = f"{name} needs options: test it with llmasos.testing.conformance.processor.ProcessorSubject"
+    return Check("options", reason, reason, lambda _: does_not_apply(reason))
 
 
 def _no_sample(samples: Sequence[Path]) -> Check[None]:
@@ -198,6 +210,18 @@ def _models(
 
         checks: Sequence[Check[Any]] = model.CHECKS if decoder else encoder.CHECKS
         yield f"model {name} on {path.name}", checks, cache(build)
+
+
+def _processor(hub: Hub, name: str) -> Callable[[], processor.ProcessorSubject] | None:
+    """The subject of a processor with its default options; None when it does not work without options."""
+    factory = hub.get("processor", name)
+    try:
+        factory({}, hub)
+    except InputError:
+        return None
+    except Exception:
+        pass  # a broken factory is for the checks to say
+    return lambda: processor.ProcessorSubject(lambda: factory({}, hub))
 
 
 def _ops(hub: Hub, name: str) -> Iterator[tuple[str, Callable[[], Any]]]:
