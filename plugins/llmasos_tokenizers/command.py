@@ -20,10 +20,10 @@ from llmasos.api import InputError
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 @click.pass_obj
 def tokenize(state: Any, model: str, text: str | None, special: bool, plain: bool, as_json: bool) -> None:
-    """Show the token ids and pieces of TEXT (standard input without it) for MODEL."""
+    """Show the token ids and pieces of TEXT for MODEL. Without TEXT, or for -, standard input is read."""
     if as_json:
         state.output.mode = "json"
-    if text is None:
+    if text in (None, "-"):
         try:
             text = sys.stdin.buffer.read().decode("utf-8")
         except UnicodeDecodeError as error:

@@ -100,7 +100,7 @@ def from_header(header: Mapping[str, Any], *, where: str) -> Tokenizer:
     if build is None:
         raise facts.error(
             f"tokenizer.ggml.model is {facts.model!r}, which is not supported",
-            hint=f"supported: {', '.join(sorted(builders))}; a tokenizer.json beside the weights works for any model",
+            hint=f"supported: {', '.join(sorted(builders))}; or a directory with the file and the model's tokenizer.json",
         )
     return build(facts)
 
@@ -123,7 +123,7 @@ class _Facts:
         if not self.model:
             raise self.error(
                 "has no tokenizer (tokenizer.ggml.model is missing)",
-                hint="put the model's tokenizer.json beside the file, or use a file converted with its vocabulary",
+                hint="give a directory that holds the file and the model's tokenizer.json",
             )
         self.tokens = self._tokens()
         self.types = self._types()

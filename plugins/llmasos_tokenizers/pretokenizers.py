@@ -50,6 +50,6 @@ def pretokenizer(name: str) -> PreTokenizer:
         raise TokenizerError(
             f"the file wants the pre-tokenizer rule {name!r}, which is not known",
             hint=("near misses: " + ", ".join(near) + "; " if near else "")
-            + "a tokenizer.json beside the weights avoids the need for a rule",
+            + "a directory with the file and the model's tokenizer.json needs no rule",
         )
     return rule
