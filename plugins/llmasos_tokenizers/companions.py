@@ -146,6 +146,18 @@ class Companions:
                     named[role] = default
         return named
 
+    def extra_special(self) -> set[str]:
+        """Texts of the special tokens without a role that tokenizer_config.json and special_tokens_map.json list."""
+        found: set[str] = set()
+        for source in (self.config, self.tokens_map):
+            for key in ("additional_special_tokens", "extra_special_tokens"):
+                listed = source.get(key)
+                for entry in listed.values() if isinstance(listed, dict) else listed or ():
+                    text = entry.get("content") if isinstance(entry, dict) else entry
+                    if isinstance(text, str) and text:
+                        found.add(text)
+        return found
+
     def special(
         self, roles: Mapping[str, str], token_id: Callable[[str], int | None], vocab_size: int
     ) -> SpecialTokens:

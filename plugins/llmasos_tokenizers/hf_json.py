@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,36 +57,41 @@ class _Opening:
 
     def tokenizer(self) -> Tokenizer:
         with library_errors(f"reading {self._file}"):
-            first = self._library(parse_special=True)
-            vocabulary: dict[str, int] = first.get_vocab(with_added_tokens=True)
+            vocabulary: dict[str, int] = self._parsing.get_vocab(with_added_tokens=True)
+            front = self._parsing.encode("", add_special_tokens=True).ids[:1]
         tokens: list[str | None] = [None] * (max(vocabulary.values()) + 1)
         for token, token_id in vocabulary.items():
             tokens[token_id] = token
         special = self._companions.special(self._roles, vocabulary.get, len(tokens))
-        with library_errors("encoding"):
-            front = first.encode("", add_special_tokens=True).ids[:1]
         return CompiledTokenizer(
             self._library,
             tokens,
             special,
             adds_bos=special.bos is not None and front == [special.bos],
             chat_template=self._companions.chat_template(),
-            identity={"format": "tokenizer.json", "file": self._spec, "roles": self._roles},
+            identity={
+                "format": "tokenizer.json",
+                "file": self._spec,
+                "special_texts": sorted(self._special_texts),
+            },
         )
 
     def _library(self, *, parse_special: bool) -> LibraryTokenizer:
-        if not parse_special:
-            names = {
-                token["content"] for token in self._spec.get("added_tokens") or () if token.get("special")
-            }
-            return LibraryTokenizer.from_str(
-                json.dumps(without_special(self._spec, names | set(self._roles.values())))
-            )
+        if parse_special:
+            return self._parsing
+        names = {token["content"] for token in self._spec.get("added_tokens") or () if token.get("special")}
+        return LibraryTokenizer.from_str(json.dumps(without_special(self._spec, names | self._special_texts)))
+
+    @cached_property
+    def _parsing(self) -> LibraryTokenizer:
         made = LibraryTokenizer.from_str(json.dumps(self._spec))
         known = {token.content for token in made.get_added_tokens_decoder().values() if token.special}
         # Only texts that are already entries: a new entry would have no row in the model's embedding.
-        missing = [
-            text for text in self._roles.values() if text not in known and made.token_to_id(text) is not None
-        ]
+        missing = sorted(text for text in self._special_texts - known if made.token_to_id(text) is not None)
         made.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in missing])
         return made
+
+    @cached_property
+    def _special_texts(self) -> set[str]:
+        """Texts that the companions declare special, beyond what the file itself says."""
+        return {*self._roles.values(), *self._companions.extra_special()}

@@ -101,6 +101,25 @@ def test_special_tokens_come_from_text_only_when_asked(make: Callable[[Path], Pa
     assert tokenizer.encode(plain_text, parse_special=False) == tokenizer.encode(plain_text)
 
 
+def test_special_tokens_without_a_role_are_known_from_the_configuration(tmp_path: Path) -> None:
+    before = HfJsonFormat().open(samples.byte_level(tmp_path))
+    entry = next(
+        t for i in range(before.vocab_size) if len(t := before.token(i)) > 2 and t.isalpha() and t.isascii()
+    )
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    config["additional_special_tokens"] = [entry, "<nowhere>"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    ours, theirs = HfJsonFormat().open(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    text = f"a{entry}b"
+    ids = ours.encode(text)
+    assert ids == theirs.encode(text)
+    assert ours.token_id(entry) in ids
+    assert ours.decode(ids, skip_special_tokens=True) == "ab"
+    assert ours.token_id(entry) not in ours.encode(text, parse_special=False)
+    # transformers numbers "<nowhere>" after the last row of the embedding; a model has nothing there.
+    assert ours.token_id("<nowhere>") is None
+
+
 def test_stop_tokens_are_collected_from_all_files(tmp_path: Path) -> None:
     folder = samples.byte_level(tmp_path, chat_template="{{ messages[0].content }}<|im_end|>")
     assert _names(folder) == {"</s>", "<|im_end|>"}
