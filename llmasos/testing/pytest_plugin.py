@@ -155,8 +155,6 @@ def import_budget(tmp_path: Path) -> Callable[..., list[str]]:
     from llmasos.testing.tmp import environment
 
     def run(what: Any, *, env: dict[str, str] | None = None, **limits: Any) -> list[str]:
-        return check_budget(
-            what, env={**environment(tmp_path / "llmasos"), **(env or {})}, cwd=tmp_path, **limits
-        )
+        return check_budget(what, env={**environment(tmp_path / "llmasos"), **(env or {})}, **limits)
 
     return run
