@@ -92,7 +92,9 @@ class Ops(Protocol):
     def gated_activation(self, gate: Tensor, up: Tensor, kind: str) -> Tensor:
         """activation(gate) * up, both [N, O] (Shazeer 2020)."""
 
-    def token_logprobs(self, x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def token_logprobs(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """log softmax(x weightᵀ + bias)[targets] in fp32, and the arg-max: x [M, I], weight [V, I], targets [M] -> [M], [M]."""
 
 

@@ -50,7 +50,16 @@ def _section(name: str) -> str:
     facts = f"Policy **{info.policy}**, scope **{info.scope}**"
     if info.kind:
         facts += f", delivers kind `{info.kind}`"
-    lines = [f"## llmasos_{name}", "", f"```python\n{signature(name)}\n```", "", summary.replace("``", "`"), "", f"{facts}.", ""]
+    lines = [
+        f"## llmasos_{name}",
+        "",
+        f"```python\n{signature(name)}\n```",
+        "",
+        summary.replace("``", "`"),
+        "",
+        f"{facts}.",
+        "",
+    ]
     body = _markdown(rest.strip("\n"))
     return "\n".join([*lines, *([body, ""] if body else [])])
 

