@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from llmasos.contracts.evaluation import EvalEvent, EvalRequest, EvalResult, Progress
 from llmasos.errors import UnknownName, UsageError
-from llmasos.pipelines.load import dtype_name
+from llmasos.pipelines.binding import dtype_name
 
 if TYPE_CHECKING:
     from llmasos.kernel.hub import KernelHub

@@ -11,12 +11,13 @@ from llmasos.errors import (
     AmbiguousName,
     DeviceUnavailable,
     ModelNotFound,
+    PluginCallError,
     TokenizerError,
     UnknownName,
     UsageError,
     WeightsError,
 )
-from llmasos.pipelines.load import bind_ops, dtype_name
+from llmasos.pipelines.binding import bind_ops, dtype_name
 from llmasos.testing.checkpoints import write_checkpoint
 
 BACKEND = """
@@ -198,3 +199,23 @@ def test_describe_reads_no_weights(hub, tmp_path: Path) -> None:
         "weight_loader": "llmasos-transformer/safetensors",
         "architecture": "llmasos-transformer/gpt2",
     }
+
+
+def test_a_chosen_plugin_that_raises_is_named_with_its_version(hub, tmp_path: Path) -> None:
+    package = tmp_path / "acme_broken"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "plugin.py").write_text(
+        "from llmasos.api import TokenizerDef, hookimpl\n\nclass Form:\n    def accepts(self, path):\n        return True\n"
+        "    def open(self, path, checkpoint=None):\n        raise ValueError('no such vocabulary')\n\n"
+        "@hookimpl\ndef llmasos_tokenizers():\n"
+        '    yield TokenizerDef(name="odd", factory="acme_broken.plugin:Form", priority=99)\n'
+    )
+    (package / "llmasos.toml").write_text(
+        'manifest = 1\nid = "acme-broken"\nsummary = "Broken"\nmodule = "acme_broken.plugin"\n'
+        'api = ">=1.0,<2"\nlicense = "Apache-2.0"\n[[provides]]\nkind = "tokenizer"\nname = "odd"\nsummary = "Odd"\n'
+    )
+    folder = write_checkpoint(tmp_path / "model", "llama")
+    with pytest.raises(PluginCallError, match=r"acme-broken/odd .*ValueError: no such vocabulary") as caught:
+        hub(plugins=[package]).load_model(str(folder))
+    assert "acme-broken" in (caught.value.hint or "")
