@@ -110,6 +110,7 @@ def test_a_page_over_the_limit_or_cut_short_is_dropped_not_cut(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "data"),
     [("a.warc", b"not an archive\n" * 100), ("a.warc.gz", b""), ("b.warc.gz", gzip.compress(b"nothing"))],
+    ids=["text", "empty", "other gzip"],
 )
 def test_a_file_that_is_no_archive_is_one_dropped_record(tmp_path: Path, name: str, data: bytes) -> None:
     documents, dropped = read(tmp_path, data, name)
