@@ -17,6 +17,9 @@ import pytest
 
 # Before anything imports huggingface_hub: no test may ask the hub behind its author's back.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Before anything imports torch: one thread in each test process, and in those it starts. Two pools of spinning threads
+# on two cores cost ten times the work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 WHEELS = Path(__file__).parent / "wheels.toml"
 
