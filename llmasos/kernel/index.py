@@ -22,7 +22,7 @@ from llmasos import API_VERSION, __version__
 from llmasos.kernel.record import PluginRecord
 
 #: Layout of the index file itself.
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 #: Kept equal to llmasos.kernel.manifest.MANIFEST_VERSION (a test compares them); importing that would import pydantic.
 MANIFEST_SCHEMA = 1
 MANIFEST_FILE = "llmasos.toml"
@@ -83,8 +83,11 @@ def index_file(cache_dir: Path) -> Path:
 def read_index(path: Path, key: dict[str, Any]) -> list[PluginRecord] | None:
     """The stored records when they are still true, else None. Anything odd about the file is a miss, never an error."""
     try:
-        with open(path, encoding="utf-8") as file:
-            stored = json.load(file)
+        with open(path, "rb") as file:
+            checksum, text = file.readline(), file.read()
+        if checksum != _checksum(text):
+            return None
+        stored = json.loads(text)
         if stored["key"] != key:
             return None
         if any(stamp(name) != value for name, value in stored["stamps"].items()):
@@ -94,6 +97,11 @@ def read_index(path: Path, key: dict[str, Any]) -> list[PluginRecord] | None:
         return [PluginRecord(**fields) for fields in stored["plugins"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _checksum(text: bytes) -> bytes:
+    """The first line of the file: what follows it is trusted to have the shape it was written with."""
+    return b"%08x\n" % zlib.crc32(text)
 
 
 def write_index(path: Path, key: dict[str, Any], records: list[PluginRecord]) -> bool:
@@ -110,10 +118,9 @@ def write_index(path: Path, key: dict[str, Any], records: list[PluginRecord]) ->
         "missing": missing,
         "plugins": [record.to_json() for record in records],
     }
+    text = json.dumps(data, separators=(",", ":")).encode()
     try:
-        write_atomic(
-            path, json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
-        )
+        write_atomic(path, _checksum(text) + text)
     except OSError:
         return False
     return True

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -192,10 +193,20 @@ def test_an_index_with_the_right_key_and_wrong_rows_is_a_miss(world: World) -> N
     world.add("acme-one")
     world.records()
     path = index_file(world.cache)
-    stored = json.loads(path.read_text())
+    stored = json.loads(path.read_bytes().partition(b"\n")[2])
     stored["plugins"] = [{"plugin_id": "acme-one", "surprise": 1}]
-    path.write_text(json.dumps(stored))
+    text = json.dumps(stored).encode()
+    path.write_bytes(b"%08x\n" % zlib.crc32(text) + text)
     assert world.records()["acme-one"].version == "1.0.0"
+
+
+def test_an_index_whose_values_were_damaged_is_a_miss(world: World) -> None:
+    world.add("acme-one", provides=[("metric", "wer")])
+    world.records()
+    path = index_file(world.cache)
+    damaged = path.read_bytes().replace(b'"provides":[{', b'"provides":{"x":[{', 1).replace(b"}]", b"}]}", 1)
+    path.write_bytes(damaged)
+    assert world.records()["acme-one"].provides()[0]["name"] == "wer"
 
 
 def test_environments_that_share_a_cache_have_their_own_index(
