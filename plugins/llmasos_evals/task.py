@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 from llmasos.api import ChoiceOutcome, EvaluationError, HubAPI, InputError, Outcome, Request, Response
@@ -116,7 +115,9 @@ class Task:
             unconditional="acc_mutual_info" in self._measures,
         )
         draw = self._draw(shots, seed, compat)
-        for index, doc in enumerate(islice(self._documents.scored, limit)):
+        for index, doc in enumerate(self._documents.scored):
+            if limit is not None and index >= limit:
+                return
             doc_digest = digest(doc)
             try:
                 target = self._shape.fields.target(self._rules.question.target, doc)

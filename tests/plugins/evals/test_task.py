@@ -18,6 +18,8 @@ def contexts(task: Any, **options: Any) -> list[str]:
 
 def test_multiple_choice_requests(tmp_path: Path) -> None:
     planned = plans(load(write_task(tmp_path, **CHOICE)), limit=2)
+    everything = plans(load(write_task(tmp_path, **CHOICE)))
+    assert plans(load(write_task(tmp_path, **CHOICE)), limit=10**30) == everything
     assert [(r.kind, r.key, r.context, r.continuation) for r in planned[1].requests] == [
         ("loglikelihood", ("sums", 1, 0), "What is 2 + 2?", " 2"),
         ("loglikelihood", ("sums", 1, 1), "What is 2 + 2?", " 4"),
