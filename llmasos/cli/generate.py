@@ -104,6 +104,8 @@ def command(
 
     if system is not None and not chat:
         raise UsageError("--system needs --chat", hint="add --chat")
+    if logprobs and state.output.mode != "json":
+        raise UsageError("--logprobs needs --json", hint="add --json; text output has no place for them")
     texts = _read(prompts)
     params = SamplingParams(
         max_new_tokens=max_new_tokens,

@@ -56,6 +56,9 @@ def test_system_without_chat_and_chat_without_template_are_errors(model: Path) -
     result = llmasos("generate", model, "hi", "--system", "be kind")
     assert result.returncode == 2
     assert "hint: add --chat" in result.stderr
+    result = llmasos("generate", model, "hi", "--logprobs")
+    assert result.returncode == 2
+    assert "hint: add --json" in result.stderr
     result = llmasos("generate", model, "hi", "--chat")
     assert result.returncode == 1
     assert "chat template" in result.stderr
