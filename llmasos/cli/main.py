@@ -6,6 +6,7 @@ manifests. Listing and ``--help`` import neither the commands nor any plugin.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmasos.cli.state import State
-from llmasos.errors import ExitCode, LlmasosError, PluginLoadError, UnknownName
+from llmasos.errors import ConfigError, ExitCode, LlmasosError, PluginLoadError, UnknownName
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -42,6 +43,10 @@ GLOBAL_FLAGS: dict[str, int] = {
     "--trace-plugins": 0,
     "--version": 0,
 }
+
+
+#: What the system says when there is no room for what is written.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class LazyGroup(click.Group):
@@ -95,7 +100,13 @@ class LazyGroup(click.Group):
         """Two lists, from the table and from the index."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in sorted(COMMANDS.items())])
-        extra = plugin_commands(context.ensure_object(State))
+        state = context.ensure_object(State)
+        try:
+            extra = plugin_commands(state)
+        except ConfigError as error:
+            # Help is what someone with a damaged settings file asks for first.
+            state.output.warn(f"plugin commands are not listed: {error.message}")
+            extra = []
         if extra:
             with formatter.section("Plugin commands"):
                 formatter.write_dl(extra)
@@ -226,6 +237,13 @@ def _run(state: State, arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         _silence_stdout()
         return int(ExitCode.RUN_FAILED)
+    except OSError as error:
+        if error.errno not in FULL:
+            return _crash(state, error)
+        _silence_stdout()
+        where = f"{error.filename}: " if error.filename else ""
+        state.output.error(f"{where}{error.strerror}", "make room, or write somewhere else")
+        return int(ExitCode.RUN_FAILED)
     except (KeyboardInterrupt, click.Abort):
         state.output.error("interrupted")
         return int(ExitCode.INTERRUPTED)
@@ -328,6 +346,21 @@ def _silence_stdout() -> None:
         pass
 
 
+def open_streams() -> None:
+    """Put the null device where the caller closed a standard stream.
+
+    Python makes such a stream None, and the next file that is opened would get its number and receive what libraries print.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8"))
+
+
 def main() -> None:
     """Console entry point."""
+    open_streams()
     sys.exit(run(sys.argv[1:]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -347,6 +349,30 @@ def test_a_bad_setting_is_a_usage_error(
     assert capsys.readouterr().err.startswith("error: LLMASOS_OFFLINE is 'perhaps'")
 
 
+def test_help_is_shown_whatever_the_settings_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "plugins.json").write_text('{"disabled": 3}')
+    assert run(["--help"]) == 0
+    captured = capsys.readouterr()
+    assert "doctor" in captured.out
+    assert "plugin commands are not listed: `disabled` in" in captured.err
+    monkeypatch.setenv("LLMASOS_OFFLINE", "perhaps")
+    assert run(["--help"]) == 0
+    assert "LLMASOS_OFFLINE is 'perhaps'" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_no_internal_error(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # The error path points standard output at nothing, which would reach the other tests of this process.
+    monkeypatch.setattr(main, "_silence_stdout", lambda: None)
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "samples.jsonl")
+    assert run_failing(monkeypatch, error) == 1
+    assert capfd.readouterr().err.startswith(f"error: samples.jsonl: {os.strerror(errno.ENOSPC)}\nhint: ")
+
+
 @pytest.mark.parametrize(("returned", "code"), [(None, 0), (ExitCode.PLUGIN, 3), (True, 0), ("text", 0)])
 def test_a_command_may_return_an_exit_code(monkeypatch: pytest.MonkeyPatch, returned: Any, code: int) -> None:
     monkeypatch.setattr(main, "import_command", lambda path: click.command()(lambda: returned))
@@ -374,6 +400,22 @@ def test_a_reader_that_goes_away_is_not_an_error_message(tmp_path: Path) -> None
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait() == 1
+
+
+@pytest.mark.parametrize(
+    ("closed", "code"), [("0<&-", 0), ("1>&-", 0), ("2>&-", 0), ("0<&- 1>&- 2>&-", 0), ("1>/dev/full", 1)]
+)
+def test_closed_and_full_streams_are_no_internal_errors(tmp_path: Path, closed: str, code: int) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" -m llmasos plugin list --json {closed}', sys.executable],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert "internal error" not in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_completion_comes_from_the_index(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
