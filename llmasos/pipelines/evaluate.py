@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmasos.contracts.evaluation import EvalEvent, EvalRequest, EvalResult, Progress
-from llmasos.errors import UnknownName, UsageError
+from llmasos.errors import PluginCallError, UnknownName, UsageError
 from llmasos.pipelines.binding import dtype_name
 
 if TYPE_CHECKING:
@@ -61,10 +61,15 @@ def evaluate(hub: KernelHub, request: EvalRequest, progress: Progress | None = N
     hub.notify("eval_started", event=EvalEvent(request))
     try:
         result = hub.wrap("run_evaluation", request=request, hub=hub, progress=progress or Silence())
-        if not isinstance(result, EvalResult):
+        if result is None:
             raise UnknownName(
                 "no enabled plugin runs evaluations",
                 hint="enable llmasos-evals; `llmasos plugin list` shows why a plugin is not used",
+            )
+        if not isinstance(result, EvalResult):
+            raise PluginCallError(
+                f"hook llmasos_run_evaluation answered with {type(result).__name__}, which is not an EvalResult",
+                hint="a wrapper must return what it was given; `llmasos --trace-plugins eval ...` names the plugins that were asked",
             )
     except BaseException as error:
         hub.notify("eval_failed", event=EvalEvent(request, error=error))

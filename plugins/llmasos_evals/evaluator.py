@@ -27,7 +27,7 @@ from llmasos.api import (
 from llmasos_evals.library import Selection, select
 from llmasos_evals.record import count_section, number, sealed
 from llmasos_evals.runs import TaskRun, describe
-from llmasos_evals.samples import read_items, sample_line
+from llmasos_evals.samples import is_whole, read_items, sample_line
 from llmasos_evals.scorer import ReferenceScorer
 from llmasos_evals.store import SampleStore
 from llmasos_evals.task import PlannedDocument, Score
@@ -142,6 +142,12 @@ def _score_all(
         wanted = {document.index: document for document in run.planned}
         kept = store.finished(run.task.name)
         run.samples = {index: sample for index, sample in kept.items() if index in wanted}
+        for index, sample in run.samples.items():
+            if not is_whole(sample, wanted[index]):
+                raise EvaluationError(
+                    f"document {index} of task {run.task.name} in {store.folder} is damaged",
+                    hint="--no-resume computes the documents again; or use another --output",
+                )
         run.resumed = len(run.samples)
     progress.phase("scoring", sum(len(run.planned) for run in runs))
     progress.advance(sum(run.resumed for run in runs))

@@ -55,6 +55,15 @@ def sample_line(
     }
 
 
+#: What a stored document must have to be counted.
+REQUIRED = frozenset({"doc_digest", "prompt_digest", "requests", "responses", "items", "observed"})
+
+
+def is_whole(sample: Mapping[str, Any], planned: PlannedDocument) -> bool:
+    """Whether a stored document is one that ``sample_line`` wrote for the planned one."""
+    return sample.keys() >= REQUIRED and sample["doc_digest"] == planned.doc_digest
+
+
 def read_items(sample: Mapping[str, Any]) -> Items:
     """The metric items of a stored document by (metric, filter)."""
     return {(metric, filter_name): unpack(value) for metric, filter_name, value in sample["items"]}

@@ -109,6 +109,8 @@ class SampleStore:
             try:
                 sample = json.loads(line)
                 index = sample["index"]
+                if type(index) is not int:
+                    raise ValueError("a document has a number")
             except (ValueError, KeyError, TypeError):
                 raise EvaluationError(
                     f"{path}, line {number} is damaged",

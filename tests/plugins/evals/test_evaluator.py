@@ -15,6 +15,7 @@ from llmasos.api import (
     EvaluationError,
     InputError,
     ModelNotFound,
+    PluginCallError,
     UnknownName,
     UsageError,
 )
@@ -228,6 +229,18 @@ def test_finished_documents_are_not_computed_again(tmp_path, tasks, monkeypatch)
     assert len(again.model.batches) == 9
 
 
+@pytest.mark.parametrize("damage", [{"requests": None}, {"doc_digest": "0" * 64}], ids=str)
+def test_a_stored_document_that_is_not_the_planned_one_is_an_error(tmp_path, tasks, damage):
+    run(tmp_path, tasks, "colours", output=tmp_path / "out")
+    path = tmp_path / "out" / "samples_colours.jsonl"
+    first, *others = path.read_text().splitlines(keepends=True)
+    sample = {key: value for key, value in (json.loads(first) | damage).items() if value is not None}
+    path.write_text("".join([json.dumps(sample) + "\n", *others]))
+    with pytest.raises(EvaluationError, match=r"document 0 of task colours in .* is damaged") as caught:
+        run(tmp_path, tasks, "colours", output=tmp_path / "out")
+    assert "--no-resume" in caught.value.hint
+
+
 def test_a_torn_generation_batch_runs_again_whole_and_writes_only_what_was_missing(
     tmp_path, tasks, monkeypatch
 ):
@@ -376,6 +389,15 @@ def test_no_plugin_to_run_it_is_an_error_that_names_the_plugin(tmp_path):
     with pytest.raises(UnknownName, match="no enabled plugin runs evaluations") as caught:
         evaluate(hub, EvalRequest("m", ("t",)))
     assert "llmasos-evals" in caught.value.hint
+
+
+def test_a_wrapper_that_answers_nonsense_is_not_taken_for_a_missing_plugin(tmp_path, monkeypatch):
+    import llmasos
+
+    hub = llmasos.Hub(cache_dir=tmp_path, config_dir=tmp_path, no_plugins=True)
+    monkeypatch.setattr(hub, "wrap", lambda hook, **arguments: 42)
+    with pytest.raises(PluginCallError, match="answered with int, which is not an EvalResult"):
+        evaluate(hub, EvalRequest("m", ("t",)))
 
 
 def test_the_digest_leaves_out_time_and_machine(tmp_path, tasks):

@@ -59,7 +59,7 @@ def test_a_whole_line_without_its_newline_is_torn_too(tmp_path):
     assert path.read_bytes() == whole
 
 
-@pytest.mark.parametrize("garbage", [b"{\n", b"[]\n", b'{"x": 1}\n', b"\xff\n"])
+@pytest.mark.parametrize("garbage", [b"{\n", b"[]\n", b'{"x": 1}\n', b'{"index": []}\n', b"\xff\n"])
 def test_damage_elsewhere_is_an_error_that_says_where(tmp_path, garbage):
     fill(tmp_path, [0])
     path = tmp_path / "samples_t.jsonl"
