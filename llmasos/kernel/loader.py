@@ -129,6 +129,12 @@ class Loader:
     def _quarantined(self, record: PluginRecord, error: BaseException) -> PluginLoadError:
         summary = cause(error)
         text = "".join(traceback.format_exception(error))
+        if record.local:
+            # Named on the command line, so tried each time: there is nothing to remember, and no installed plugin to show.
+            return PluginLoadError(
+                f"plugin {record.title} cannot be loaded: {summary}",
+                hint=f"LLMASOS_STRICT=1 shows the traceback, `llmasos plugin check {record.package}` what else is wrong",
+            )
         kept = self._quarantine.add(record, summary, text)
         more = (
             f"`llmasos plugin info {record.id}` shows the traceback"

@@ -141,6 +141,16 @@ def test_it_is_not_disabled_by_the_list_but_its_failure_is_hard(world: World) ->
         hub.collect("metric")
 
 
+def test_the_hint_for_a_failed_local_plugin_is_one_that_works(world: World) -> None:
+    files = {"__init__.py": "", "plugin.py": "raise RuntimeError('local')"}
+    folder = write(world.root / "acme_pkg", "acme_pkg.plugin", files)
+    with world.hub(plugins=[folder]) as hub, pytest.raises(PluginLoadError) as caught:
+        hub.contribution("metric", "wer")
+    # `plugin info` and `plugin disable` know installed plugins only.
+    assert f"llmasos plugin check {folder}" in (caught.value.hint or "")
+    assert hub.inventory.quarantine.ids() == []
+
+
 def test_an_edited_local_plugin_leaves_quarantine(world: World) -> None:
     files = {"__init__.py": "", "plugin.py": "raise RuntimeError('local')"}
     folder = write(world.root / "acme_pkg", "acme_pkg.plugin", files)
