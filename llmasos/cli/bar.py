@@ -16,17 +16,22 @@ class BarProgress:
     def __init__(self, display: Any) -> None:
         self._display = display
         self._task: Any = None
+        self._counted = False
 
     def phase(self, name: str, total: int | None = None) -> None:
-        """A new bar; the one before is complete."""
+        """A new bar; the one before is complete, and goes when it had nothing to count."""
         if self._task is not None:
             self._display.stop_task(self._task)
+            if not self._counted:
+                self._display.remove_task(self._task)
         self._task = self._display.add_task(name, total=total)
+        self._counted = total is not None
 
     def advance(self, amount: int = 1) -> None:
         """Move the bar."""
         if self._task is not None:
             self._display.advance(self._task, amount)
+            self._counted = True
 
     def warn(self, message: str) -> None:
         """One line above the bars."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 MODES = ("human", "json", "quiet")
 #: A progress line is written at once, then at most this often, when stderr is not a terminal. Seconds.
 PLAIN_INTERVAL = 5.0
+#: The last column of a table is not wrapped into fewer columns than this.
+_NARROWEST = 20
 
 
 class Output:
@@ -81,8 +83,8 @@ class Output:
         self.stderr.flush()
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-        """Rows as aligned text. Numbers are aligned to the right, everything else to the left."""
-        return format_table(columns, rows)
+        """Rows as aligned text, on a terminal as wide as it is. Numbers stand to the right, everything else to the left."""
+        return format_table(columns, rows, _terminal_width(self.stdout))
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
@@ -125,16 +127,23 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
-def format_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Aligned text with a header line; cells are made one line, floats get four decimals."""
+def format_table(columns: Sequence[str], rows: Sequence[Sequence[object]], width: int | None = None) -> str:
+    """Aligned text with a header line; floats get four decimals, empty cells do not make a column of numbers one of text.
+
+    Each cell is one line, unless the table is wider than ``width`` and its last column is text: that is then wrapped.
+    """
     cells = [[_cell(value) for value in row] for row in rows]
-    numeric = [
-        bool(rows) and all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(columns))
-    ]
+    numeric = [_is_numeric([row[i] for row in rows]) for i in range(len(columns))]
     widths = [
         max(len(name), *(len(row[i]) for row in cells)) if cells else len(name)
         for i, name in enumerate(columns)
     ]
+
+    if width is not None and columns and not numeric[-1]:
+        left = width - sum(widths[:-1]) - 2 * (len(widths) - 1)
+        if _NARROWEST <= left < widths[-1]:
+            widths[-1] = left
+            cells = [line for row in cells for line in _wrapped(row, left)]
 
     def join(row: Sequence[str]) -> str:
         parts = [
@@ -145,6 +154,29 @@ def format_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> st
 
     lines = [join(list(columns)), join(["-" * width for width in widths])]
     return "\n".join([*lines, *(join(row) for row in cells)])
+
+
+def _is_numeric(column: Sequence[object]) -> bool:
+    filled = [value for value in column if value not in (None, "")]
+    return bool(filled) and all(isinstance(value, (int, float)) for value in filled)
+
+
+def _wrapped(row: Sequence[str], width: int) -> list[list[str]]:
+    """The row as one or more, its last cell cut between words into lines of ``width``."""
+    import textwrap
+
+    lines = textwrap.wrap(row[-1], width, break_on_hyphens=False) or [""]
+    return [[*(row[:-1] if i == 0 else [""] * (len(row) - 1)), line] for i, line in enumerate(lines)]
+
+
+def _terminal_width(stream: TextIO) -> int | None:
+    """Columns of the terminal that a stream writes to; None when it is none, so that files and pipes get whole lines."""
+    import os
+
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or None
+    except (OSError, ValueError):
+        return None
 
 
 def _cell(value: object) -> str:

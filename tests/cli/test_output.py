@@ -123,6 +123,26 @@ def test_table() -> None:
     assert format_table(("a", "b"), []) == "a  b\n-  -"
 
 
+def test_gaps_leave_a_column_of_numbers_one_of_numbers() -> None:
+    text = format_table(("task", "value"), [("a", ""), ("b", 1.0), ("c", 148.5), ("d", None)])
+    assert text.splitlines()[2:] == ["a", "b       1.0000", "c     148.5000", "d"]
+
+
+def test_a_table_wider_than_the_terminal_wraps_its_last_column() -> None:
+    rows = [("one", "words that say a little more than fits"), ("two", "short"), ("three", "")]
+    assert format_table(("name", "what it is"), rows, 30).splitlines() == [
+        "name   what it is",
+        "-----  -----------------------",
+        "one    words that say a little",
+        "       more than fits",
+        "two    short",
+        "three",
+    ]
+    # Numbers are never cut, and a column of a few letters would be no column.
+    assert format_table(("name", "n"), [("a" * 40, 1)], 30) == format_table(("name", "n"), [("a" * 40, 1)])
+    assert format_table(("name", "what"), rows, 12) == format_table(("name", "what"), rows)
+
+
 # ---- progress ----
 
 
