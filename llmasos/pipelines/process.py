@@ -151,7 +151,7 @@ def plan_shards(recipe: Recipe, sources: Sequence[DataSource]) -> list[tuple[int
         except Exception as error:
             raise PluginCallError(
                 f"{part.place}: `{part.kind}` failed: {type(error).__name__}: {error}",
-                hint="this is a fault of the plugin; report it",
+                hint="this is a fault of the plugin; LLMASOS_STRICT=1 shows the traceback for a report",
             ) from error
     return planned
 

@@ -149,7 +149,7 @@ def _build(hub: HubAPI, kind: str, part: Part, contracts: tuple[type, ...]) -> A
     except Exception as error:
         raise PluginCallError(
             f"{part.place}: `{part.kind}` could not be made: {type(error).__name__}: {error}",
-            hint="this is a fault of the plugin; report it",
+            hint="this is a fault of the plugin; LLMASOS_STRICT=1 shows the traceback for a report",
         ) from error
     if not isinstance(made, contracts):
         names = " nor ".join(contract.__name__ for contract in contracts)
@@ -359,7 +359,7 @@ class _Blame:
         if isinstance(error, Exception) and not isinstance(error, LlmasosError):
             raise PluginCallError(
                 f"{self._who} failed: {type(error).__name__}: {error}",
-                hint="this is a fault of the plugin; report it",
+                hint="this is a fault of the plugin; LLMASOS_STRICT=1 shows the traceback for a report",
             ) from error
 
 
