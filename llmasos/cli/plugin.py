@@ -145,7 +145,7 @@ def disable(state: State, plugins: tuple[str, ...]) -> None:
 
 
 def _switch(state: State, plugins: tuple[str, ...], *, disable: bool) -> None:
-    from llmasos.errors import UnknownName
+    from llmasos.errors import UnknownName, UsageError
     from llmasos.kernel.state import read_disabled, write_disabled
 
     folder = state.config.config_dir
@@ -154,10 +154,16 @@ def _switch(state: State, plugins: tuple[str, ...], *, disable: bool) -> None:
         # A plugin that was uninstalled while disabled may still be enabled: that only tidies the list.
         if disable or plugin not in before:
             try:
-                state.inventory.get(plugin)
+                local = state.inventory.get(plugin).local
             except UnknownName:
                 if not state.config.no_plugins:
                     raise
+                local = False
+            if local:
+                raise UsageError(
+                    f"{plugin} is not installed; it is used because --plugin names its folder",
+                    hint="leave out --plugin",
+                )
     after = before | set(plugins) if disable else before - set(plugins)
     if after != before:
         write_disabled(folder, after)

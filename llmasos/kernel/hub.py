@@ -205,13 +205,20 @@ class KernelHub:
         return str(answer)
 
     def resolve_model(self, ref: str) -> ResolvedModel:
-        """Where a model reference leads. Raises ModelNotFound."""
-        found = self.first("resolve_model", ref=ref, hub=self)
-        if not isinstance(found, ResolvedModel):
+        """Where a model reference leads. Raises ModelNotFound, PluginCallError for an answer that is none."""
+        plugin, found = self._calls.first(
+            "resolve_model", self._implementing("resolve_model", "first"), {"ref": ref, "hub": self}
+        )
+        if found is None:
             hint = "give a folder or file, hf://org/name, or pypi:package/path"
             if not any("resolve_model" in record.hooks() for record in self.inventory.enabled()):
                 hint = "no enabled plugin resolves model references; `llmasos plugin list` shows the plugins"
             raise ModelNotFound(f"no plugin understands the model reference `{ref}`", hint=hint)
+        if not isinstance(found, ResolvedModel):
+            raise PluginCallError(
+                f"hook llmasos_resolve_model of {plugin} answered {found!r:.80}, which is not a ResolvedModel",
+                hint=f"report it to the author of {plugin}, or run without it",
+            )
         return found
 
     # ---- plugins ----

@@ -255,6 +255,14 @@ def test_an_invalid_or_incompatible_plugin_is_not_imported(
     assert not (world.root / "imported").exists()
 
 
+def test_a_local_plugin_cannot_be_switched(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(world.local("acme-local", provides=METRIC))
+    for verb in ("disable", "enable"):
+        assert run(["--plugin", folder, "plugin", verb, "acme-local"]) == 2
+        assert "hint: leave out --plugin" in capsys.readouterr().err
+    assert not (world.config / "plugins.json").exists()
+
+
 def test_a_folder_can_be_checked(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     folder = world.local("acme-local", provides=METRIC)
     assert findings(capsys, str(folder), 0) == {}

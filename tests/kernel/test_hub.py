@@ -181,6 +181,13 @@ def test_a_resolver_that_fails_ends_the_run(world: World) -> None:
         world.hub().resolve_model("b:x")
 
 
+def test_a_resolver_that_answers_nonsense_is_named(world: World) -> None:
+    world.add("acme-a", hooks={"resolve_model": "return 'somewhere'"})
+    world.add("acme-b", hooks=resolver("b"))
+    with pytest.raises(PluginCallError, match="acme-a answered 'somewhere', which is not a ResolvedModel"):
+        world.hub().resolve_model("b:x")
+
+
 def test_select_backend(world: World) -> None:
     hub = world.hub()
     from llmasos.contracts.runtime import BackendRequest
