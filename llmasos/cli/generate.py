@@ -133,15 +133,19 @@ def command(
         ]
     chunks = state.hub.generate(loaded, inputs, params, batch_size=batch_size)
     streaming = output.mode != "json" and len(texts) == 1
-    finished = {}
-    for chunk in chunks:
-        if streaming and chunk.text:
-            output.write(chunk.text)
-        if chunk.done is not None:
-            finished[chunk.index] = chunk.done
     if streaming:
+        for chunk in chunks:
+            if chunk.text:
+                output.write(chunk.text)
         output.write("\n")
         return
+    finished = {}
+    with output.progress() as progress:
+        progress.phase("generating", len(texts))
+        for chunk in chunks:
+            if chunk.done is not None:
+                finished[chunk.index] = chunk.done
+                progress.advance()
     completions = [{"prompt": text, **asdict(finished[index])} for index, text in enumerate(texts)]
     output.emit(
         {"model": model, "completions": completions},

@@ -33,13 +33,9 @@ def read_folder(folder: Path) -> PluginRecord:
 
     path = folder.expanduser()
     if not path.is_dir():
-        raise ManifestError(
-            f"{folder} is not a folder", hint="--plugin takes a folder that contains llmasos.toml"
-        )
+        raise ManifestError(f"{folder} is not a folder", hint="name a folder that contains llmasos.toml")
     if not (path / "llmasos.toml").is_file():
-        raise ManifestError(
-            f"{folder} has no llmasos.toml", hint="--plugin takes a folder that contains llmasos.toml"
-        )
+        raise ManifestError(f"{folder} has no llmasos.toml", hint="name a folder that contains llmasos.toml")
     record = PluginRecord(plugin_id="", version="local", distribution="(local folder)", local=True)
     return fill(record, str(path.resolve()))
 

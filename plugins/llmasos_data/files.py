@@ -31,7 +31,8 @@ def find_files(patterns: Sequence[str], root: Path, *, what: str) -> list[str]:
             )
             if not found:
                 raise InputError(
-                    f"{what}: no file matches {pattern!r}", hint=f"relative patterns start in {root}"
+                    f"{what}: no file matches {pattern!r}",
+                    hint=f"relative patterns start in {root.absolute()}",
                 )
         else:
             path = root / pattern

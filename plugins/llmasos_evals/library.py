@@ -235,6 +235,8 @@ class _Library:
             hint = "give the path of a task file, or another --include folder"
         else:
             hint = "give the path of a task file, or --include FOLDER with task files"
+            if known:
+                hint += f"; known: {', '.join(sorted(known)[:8])}" + (" ..." if len(known) > 8 else "")
         if broken:
             path, message = next(iter(broken.items()))
             hint += f" ({len(broken)} files could not be read, the first: {path}: {message})"

@@ -40,6 +40,7 @@ def test_json_has_tokens_and_log_probabilities_for_each_prompt(model: Path) -> N
     for completion in completions:
         assert len(completion["logprobs"]) == len(completion["tokens"]) <= 5
         assert all(value <= 0 for value in completion["logprobs"])
+    assert "generating: 2/2" in result.stderr
     # A prompt's text does not depend on its neighbours.
     alone = llmasos("generate", model, "twenty-two", "--max-new-tokens", 5, "--json")
     assert json.loads(alone.stdout)["completions"][0]["tokens"] == completions[1]["tokens"]

@@ -52,6 +52,9 @@ def test_unknown_names_have_near_misses(tmp_path: Path) -> None:
         find("quickstrat")
     assert "quickstart" in str(caught.value.hint)
     with pytest.raises(UnknownName) as caught:
+        find("zzz")
+    assert "quickstart, quickstart_blimp" in str(caught.value.hint)
+    with pytest.raises(UnknownName) as caught:
         find("suns", include=(tmp_path,))
     assert caught.value.hint == "did you mean sums?"
 

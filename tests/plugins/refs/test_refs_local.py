@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmasos import Hub
-from llmasos.api import ModelNotFound
+from llmasos.api import ModelNotFound, UsageError
 from llmasos_refs.local import resolve_path
 from llmasos_refs.plugin import llmasos_resolve_model
 
@@ -76,3 +76,11 @@ def test_plugin_modules_import_little(module: str) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("tail", ["", "/tree/main", "?x=1"])
+def test_the_address_of_a_page_is_told_as_a_reference(tmp_path: Path, tail: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        llmasos_resolve_model(f"https://huggingface.co/org/some-1.5{tail}", Settings(tmp_path))
+    assert caught.value.hint == "write hf://org/some-1.5"
+    assert llmasos_resolve_model("https://example.org/model", Settings(tmp_path)) is None
