@@ -124,8 +124,8 @@ def _compare_score(result: Comparison, name: str, ours: Mapping[str, Any], golde
         result.require(ours["value"] == theirs, f"{name}: {ours['value']} and {theirs}")
     metric, filter_name = name.split(",")
     stderr = golden["stderr"].get(f"{metric}_stderr,{filter_name}")
-    if isinstance(stderr, float) and ours["stderr"] is not None:
+    if isinstance(stderr, float):
         result.require(
-            math.isclose(ours["stderr"], stderr, rel_tol=RELATIVE),
+            ours["stderr"] is not None and math.isclose(ours["stderr"], stderr, rel_tol=RELATIVE),
             f"stderr of {name}: {ours['stderr']} and {stderr}",
         )
