@@ -23,7 +23,7 @@ def command() -> None:
     """List, describe, switch and check plugins."""
 
 
-@command.command("list")
+@command.command("list", short_help="List plugins and their states.")
 @common_options
 @pass_state
 def list_(state: State) -> None:
@@ -57,7 +57,7 @@ def _row(record: PluginRecord) -> dict[str, Any]:
     }
 
 
-@command.command()
+@command.command(short_help="Describe a plugin.")
 @click.argument("plugin")
 @common_options
 @pass_state
@@ -112,7 +112,7 @@ def _page(state: State, record: PluginRecord, traceback: str | None) -> str:
     return "\n".join(lines)
 
 
-@command.command()
+@command.command(short_help="Use plugins again.")
 @click.argument("plugins", nargs=-1, required=True, metavar="PLUGIN...")
 @click.option(
     "--retry", is_flag=True, help="Also forget that it failed, and try it again when it is next used."
@@ -134,7 +134,7 @@ def enable(state: State, plugins: tuple[str, ...], retry: bool) -> None:
     )
 
 
-@command.command()
+@command.command(short_help="Leave plugins out.")
 @click.argument("plugins", nargs=-1, required=True, metavar="PLUGIN...")
 @common_options
 @pass_state
@@ -169,7 +169,7 @@ def _switch(state: State, plugins: tuple[str, ...], *, disable: bool) -> None:
         write_disabled(folder, after)
 
 
-@command.command()
+@command.command(short_help="Try a plugin against the rules.")
 @click.argument("plugin")
 @common_options
 @pass_state

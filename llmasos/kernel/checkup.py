@@ -172,5 +172,5 @@ def _judge(record: PluginRecord, report: dict[str, Any]) -> list[Finding]:
         for item in report["factories"]
     )
     if not report["load_error"] and not report["factories"]:
-        findings.append(Finding("factory", True, "every factory names a module and file that exist"))
+        findings.append(Finding("factory", True, "every factory names something that exists"))
     return findings

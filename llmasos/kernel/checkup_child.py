@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llmasos.kernel.record import PluginRecord
+from llmasos.near_miss import did_you_mean
 
 
 def observed_state() -> dict[str, Any]:
@@ -82,21 +84,57 @@ def load(record: PluginRecord, scratch: Path, report: dict[str, Any]) -> None:
         return
     for (kind, name), item in sorted(loaded.contributions.items()):
         module, _, attribute = item.factory.partition(":")
-        problem = _file_problem(module, attribute) if isinstance(item, TaskDef) else _module_problem(module)
+        problem = (
+            _file_problem(module, attribute)
+            if isinstance(item, TaskDef)
+            else _module_problem(module, attribute)
+        )
         if problem:
             report["factories"].append({"name": f"{kind} {name}", "problem": problem})
 
 
-def _module_problem(module: str) -> str:
+def _module_problem(module: str, attribute: str) -> str:
     parts = module.split(".")
     try:
         # Parents are imported by find_spec; a plugin's packages hold nothing heavy in __init__.py, which is the point.
         found = importlib.util.find_spec(module)
     except (ImportError, ValueError) as error:
         return f"no module {module} ({error})"
-    return (
-        "" if found is not None else f"no module {parts[-1]} in {'.'.join(parts[:-1]) or 'the search path'}"
-    )
+    if found is None:
+        return f"no module {parts[-1]} in {'.'.join(parts[:-1]) or 'the search path'}"
+    if not str(found.origin).endswith(".py"):
+        return ""
+    first = attribute.partition(".")[0]
+    try:
+        names = _top_level_names(Path(str(found.origin)))
+    except SyntaxError as error:
+        return f"{found.origin}, line {error.lineno}: {error.msg}"
+    if names is None or first in names:
+        return ""
+    return f"no {first} in {found.origin}{did_you_mean(first, names)}"
+
+
+def _top_level_names(file: Path) -> set[str] | None:
+    """Names that a source file may bind at its top level; None when reading it cannot tell. Raises SyntaxError."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    names: set[str] = set()
+    # Bodies of functions are walked too: a name too many only means that the check says nothing.
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.alias):
+            names.add(node.asname or node.name.partition(".")[0])
+    dynamic = "*" in names or "__getattr__" in names or _calls(tree, {"globals", "exec", "setattr"})
+    return None if dynamic else names
+
+
+def _calls(tree: ast.AST, functions: set[str]) -> bool:
+    return any(isinstance(node, ast.Name) and node.id in functions for node in ast.walk(tree))
 
 
 def _file_problem(package: str, inside: str) -> str:

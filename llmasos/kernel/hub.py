@@ -306,7 +306,7 @@ class KernelHub:
 def _broken(what: str, path: str, error: BaseException, record: PluginRecord) -> PluginLoadError:
     return PluginLoadError(
         f"{what} cannot be loaded from {path}: {cause(error)}",
-        hint=f"report it to the author; `llmasos plugin check {record.id}` shows details",
+        hint="LLMASOS_STRICT=1 shows the traceback" + ("" if record.local else "; report it to the author"),
     )
 
 

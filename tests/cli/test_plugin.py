@@ -220,6 +220,7 @@ def test_a_good_plugin_passes(world: World, capsys: pytest.CaptureFixture[str]) 
             "factory",
             "no module lost in acme_bad",
         ),
+        (plugin_source(METRIC).replace("json:dumps", "json:dmups"), "factory", "no dmups in"),
         (
             "import time\nend = time.process_time() + 0.6\nwhile time.process_time() < end: pass\n"
             + plugin_source(METRIC),
@@ -261,6 +262,32 @@ def test_a_local_plugin_cannot_be_switched(world: World, capsys: pytest.CaptureF
         assert run(["--plugin", folder, "plugin", verb, "acme-local"]) == 2
         assert "hint: leave out --plugin" in capsys.readouterr().err
     assert not (world.config / "plugins.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        ("class Wer:\n    pass\n", None),
+        ("try:\n    from math import tau as Wer\nexcept ImportError:\n    Wer = None\n", None),
+        ("from math import *\n", None),
+        ("def __getattr__(name):\n    return 1\n", None),
+        ("class Werr:\n    pass\n", "did you mean `Werr`?"),
+        ("class Wer:\npass\n", "words.py, line 2: expected an indented block"),
+    ],
+)
+def test_what_a_factory_names_is_looked_for_without_importing_it(
+    world: World, capsys: pytest.CaptureFixture[str], code: str, problem: str | None
+) -> None:
+    folder = world.local(
+        "acme-local",
+        provides=METRIC,
+        source=plugin_source(METRIC).replace("json:dumps", "acme_local.words:Wer"),
+    )
+    (folder / "words.py").write_text(f"{code}open({str(world.root / 'imported')!r}, 'w')\n")
+    found = findings(capsys, str(folder), 0 if problem is None else 3)
+    assert set(found) == (set() if problem is None else {"factory"})
+    assert problem is None or problem in found["factory"]["observation"]
+    assert not (world.root / "imported").exists()
 
 
 def test_a_folder_can_be_checked(world: World, capsys: pytest.CaptureFixture[str]) -> None:
