@@ -175,6 +175,8 @@ import os, signal, sys
 from llmasos.cli.main import run
 from llmasos_evals.store import SampleStore
 
+# A shell that starts the tests in the background has them ignore SIGINT (POSIX); a terminal does not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 append, left = SampleStore.append, [7]
 
 def counted(store, task, sample):

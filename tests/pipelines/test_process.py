@@ -458,7 +458,10 @@ def test_a_fault_in_a_worker_process_arrives_with_its_hint(write: Callable[..., 
     pipeline = write([{"kind": "faulty", "how": "raises"}])
     with pytest.raises(PluginCallError, match="cannot do this one") as caught:
         run(pipeline, workers=2)
-    assert caught.value.hint == "this is a fault of the plugin; LLMASOS_STRICT=1 shows the traceback for a report"
+    assert (
+        caught.value.hint
+        == "this is a fault of the plugin; LLMASOS_STRICT=1 shows the traceback for a report"
+    )
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,14 @@ def test_json(options: list[str], ids: list[int], model: Path) -> None:
         assert len(value["digest"]) == 64
 
 
+def test_quiet_keeps_the_data_and_excludes_json(model: Path) -> None:
+    loud, quiet = llmasos("tokenize", model, "hi"), llmasos("tokenize", model, "hi", "--quiet")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, loud.stdout, b"")
+    done = llmasos("tokenize", model, "hi", "--quiet", "--json")
+    assert done.returncode == 2
+    assert b"exclude each other" in done.stderr
+
+
 def test_errors(model: Path, tmp_path: Path) -> None:
     done = llmasos("tokenize", tmp_path / "nowhere", "x")
     assert done.returncode == 5
