@@ -35,6 +35,8 @@ class HookPlugin(NamedTuple):
     id: str
     version: str
     module: Any
+    #: A folder given with ``--plugin``, not an installed distribution.
+    local: bool = False
 
     @property
     def title(self) -> str:
@@ -190,14 +192,18 @@ class HookCalls:
         if owner is not None:
             return call_error(hook, owner, error)
         names = ", ".join(plugin.title for plugin in plugins)
-        return PluginCallError(f"hook llmasos_{hook} failed in one of {names}: {_cause(error)}")
+        return PluginCallError(
+            f"hook llmasos_{hook} failed in one of {names}: {_cause(error)}",
+            hint="--trace-plugins shows which was running; --only leaves plugins out",
+        )
 
 
 def call_error(hook: str, plugin: HookPlugin, error: BaseException) -> PluginCallError:
     """The error that names plugin, version, hook and cause."""
+    without = "leave its --plugin out" if plugin.local else f"run `llmasos plugin disable {plugin.id}`"
     return PluginCallError(
         f"hook llmasos_{hook} of {plugin.title} failed: {_cause(error)}",
-        hint=f"report it to the author of {plugin.id}, or run `llmasos plugin disable {plugin.id}`",
+        hint=f"LLMASOS_STRICT=1 shows the traceback; report it to the author of {plugin.id}, or {without}",
     )
 
 

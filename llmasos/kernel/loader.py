@@ -114,7 +114,7 @@ class Loader:
         check_implementations(self._manager, module, manifest)
         self._manager.register(module, name=record.id)
         self._manager.check_pending()
-        plugin = HookPlugin(record.id, record.version, module)
+        plugin = HookPlugin(record.id, record.version, module, local=record.local)
         contributions: dict[tuple[str, str], Contribution] = {}
         for kind in sorted({item["kind"] for item in manifest.get("provides", [])}):
             promised = [item["name"] for item in manifest["provides"] if item["kind"] == kind]

@@ -144,6 +144,16 @@ def test_a_failing_first_hook_ends_the_search() -> None:
     assert stage.log == []
 
 
+def test_the_hint_for_a_local_plugin_does_not_name_a_command_for_installed_ones() -> None:
+    stage = Stage({"a": resolve("raise KeyError('k')")})
+    local = [plugin._replace(local=True) for plugin in stage.plugins]
+    with pytest.raises(PluginCallError) as caught:
+        stage.calls.first("resolve_model", local, REQUEST)
+    assert caught.value.hint is not None
+    assert "plugin disable" not in caught.value.hint
+    assert "--plugin" in caught.value.hint
+
+
 def test_our_errors_pass_unchanged_and_interrupts_propagate() -> None:
     stage = Stage({"a": resolve("raise ModelNotFound('gone', hint='look elsewhere')")})
     with pytest.raises(ModelNotFound) as caught:
