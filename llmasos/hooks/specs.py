@@ -78,7 +78,7 @@ HOOKS: dict[str, HookInfo] = {
 
 
 @hookspec
-def llmasos_commands() -> Iterable[CommandDef]:  # type: ignore[empty-body]
+def llmasos_commands() -> Iterable[CommandDef]:
     """Commands to add to the ``llmasos`` command line.
 
     When: the user names a command that the core does not have, or asks for ``--help`` (which reads the manifest only).
@@ -115,7 +115,7 @@ def llmasos_resolve_model(ref: str, hub: HubAPI) -> ResolvedModel | None:
 
 
 @hookspec
-def llmasos_weight_loaders() -> Iterable[WeightLoader]:  # type: ignore[empty-body]
+def llmasos_weight_loaders() -> Iterable[WeightLoader]:
     """Weight file formats.
 
     When: after the reference is resolved; the manifest's ``matches.files`` patterns choose which plugins are asked.
@@ -131,7 +131,7 @@ def llmasos_weight_loaders() -> Iterable[WeightLoader]:  # type: ignore[empty-bo
 
 
 @hookspec
-def llmasos_model_architectures() -> Iterable[ModelArchitecture]:  # type: ignore[empty-body]
+def llmasos_model_architectures() -> Iterable[ModelArchitecture]:
     """Model families.
 
     When: after the checkpoint is open; the manifest's ``matches.model_type`` and ``matches.architectures`` choose.
@@ -147,7 +147,7 @@ def llmasos_model_architectures() -> Iterable[ModelArchitecture]:  # type: ignor
 
 
 @hookspec
-def llmasos_tokenizers() -> Iterable[TokenizerDef]:  # type: ignore[empty-body]
+def llmasos_tokenizers() -> Iterable[TokenizerDef]:
     """Tokenizer formats.
 
     When: after the reference is resolved; formats whose ``accepts`` says yes are tried by ``priority``.
@@ -166,7 +166,7 @@ def llmasos_tokenizers() -> Iterable[TokenizerDef]:  # type: ignore[empty-body]
 
 
 @hookspec
-def llmasos_backends() -> Iterable[BackendDef]:  # type: ignore[empty-body]
+def llmasos_backends() -> Iterable[BackendDef]:
     """Back ends: which devices they drive.
 
     When: before a model is built. Returns: descriptors; ``factory`` names a Backend.
@@ -197,7 +197,7 @@ def llmasos_select_backend(request: BackendRequest, candidates: tuple[str, ...])
 
 
 @hookspec
-def llmasos_kernel_ops() -> Iterable[KernelOp]:  # type: ignore[empty-body]
+def llmasos_kernel_ops() -> Iterable[KernelOp]:
     """Ops of a back end.
 
     When: the chosen back end's ops are bound to a model, once. An op that differs from the reference is refused.
@@ -216,7 +216,7 @@ def llmasos_kernel_ops() -> Iterable[KernelOp]:  # type: ignore[empty-body]
 
 
 @hookspec
-def llmasos_data_sources() -> Iterable[DataSourceDef]:  # type: ignore[empty-body]
+def llmasos_data_sources() -> Iterable[DataSourceDef]:
     """Readers of documents.
 
     When: ``llmasos data process`` reads its pipeline. Returns: descriptors; ``factory`` names a DataSource class.
@@ -231,7 +231,7 @@ def llmasos_data_sources() -> Iterable[DataSourceDef]:  # type: ignore[empty-bod
 
 
 @hookspec
-def llmasos_processors() -> Iterable[ProcessorDef]:  # type: ignore[empty-body]
+def llmasos_processors() -> Iterable[ProcessorDef]:
     """Steps of a data pipeline.
 
     When: ``llmasos data process`` builds its stages. Returns: descriptors; ``factory`` names a Processor or
@@ -249,7 +249,7 @@ def llmasos_processors() -> Iterable[ProcessorDef]:  # type: ignore[empty-body]
 
 
 @hookspec
-def llmasos_tasks() -> Iterable[TaskDef]:  # type: ignore[empty-body]
+def llmasos_tasks() -> Iterable[TaskDef]:
     """Tasks and suites that ship inside a plugin.
 
     When: ``llmasos eval`` looks up a task name. Returns: descriptors; ``factory`` is ``package:path/inside.yaml``.
@@ -264,7 +264,7 @@ def llmasos_tasks() -> Iterable[TaskDef]:  # type: ignore[empty-body]
 
 
 @hookspec
-def llmasos_metrics() -> Iterable[MetricDef]:  # type: ignore[empty-body]
+def llmasos_metrics() -> Iterable[MetricDef]:
     """Metrics.
 
     When: a task's ``metric_list`` names one. Returns: descriptors; ``factory`` names a Metric.
@@ -279,7 +279,7 @@ def llmasos_metrics() -> Iterable[MetricDef]:  # type: ignore[empty-body]
 
 
 @hookspec
-def llmasos_evaluators() -> Iterable[EvaluatorDef]:  # type: ignore[empty-body]
+def llmasos_evaluators() -> Iterable[EvaluatorDef]:
     """Evaluators: what runs tasks on a model.
 
     When: ``run_evaluation`` picks one. Returns: descriptors; ``factory`` names an Evaluator.

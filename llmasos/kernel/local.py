@@ -1,7 +1,7 @@
 """Local plugins: a folder with ``llmasos.toml``, used without packaging (``--plugin ./my_plugin/``).
 
 The manifest's ``module`` is importable when the folder itself is the package (``./acme/``, module ``acme.plugin``) or holds
-it (``./work/plugin.py``, module ``plugin``). ``sys.path`` is left alone: a finder is added that answers for that one
+it (``./acme/plugin.py``, module ``plugin``). ``sys.path`` is left alone: a finder is added that answers for that one
 top-level name and nothing else.
 """
 

