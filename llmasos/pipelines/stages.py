@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from llmasos.contracts.data import (
     DataSource,
@@ -170,11 +170,9 @@ class StageWorker:
         self._steps: tuple[Step, ...] = ()
         self._stages: list[Stage] = []
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_hub": self._hub, "_recipe": self._recipe, "_folder": self._folder}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["_hub"], state["_recipe"], state["_folder"])  # type: ignore[misc]  # its own class
+    def __reduce__(self) -> tuple[type[Self], tuple[HubAPI, Recipe, Path]]:
+        # A worker process gets what the stages are built from and builds its own.
+        return type(self), (self._hub, self._recipe, self._folder)
 
     def __call__(self, task: DigestTask | MapTask | ResolveTask) -> ShardDigest | Finished:
         if isinstance(task, DigestTask):
