@@ -1,0 +1,1 @@
+"""Who is calling, what they may do, how much of it, and the record of what they did."""

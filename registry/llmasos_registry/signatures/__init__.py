@@ -1,0 +1,1 @@
+"""Publisher signatures: keys, DSSE envelopes, OpenSSF model-signing bundles."""

@@ -1,0 +1,1 @@
+"""Wheels, read and checked without being installed."""
