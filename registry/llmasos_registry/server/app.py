@@ -1,0 +1,130 @@
+"""The ASGI application: one router over the faces, who is calling, and refusals in the form clients know."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterable
+from typing import cast
+
+from anyio import to_thread
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from llmasos_registry.server.accounts.caller import Caller
+from llmasos_registry.server.accounts.tokens import find_caller, sent_token
+from llmasos_registry.server.context import Registry, Request
+from llmasos_registry.server.db.engine import utcnow
+from llmasos_registry.server.failures import Failure, forbidden, unauthorized
+from llmasos_registry.server.responses import json_response
+from llmasos_registry.server.routing import Match, Route, RouteTable
+from llmasos_registry.server.store.blobs import BlobMissing
+
+log = logging.getLogger("llmasos.registry")
+
+
+class Application:
+    """One registry as an ASGI application."""
+
+    def __init__(self, registry: Registry, routes: Iterable[Route]) -> None:
+        self.registry = registry
+        self.table = RouteTable(routes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the lifespan protocol."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        request = Request(scope, receive, send)
+        response = await self._answer(request)
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        try:
+            return await self._dispatch(request)
+        except Failure as failure:
+            return refusal(failure)
+        except BlobMissing as missing:
+            log.error("blob %s is referenced and not in the store; run `llmasos registry scrub`", missing)
+            return refusal(Failure(500, "This file is missing from the store of the registry"))
+        except Exception:
+            # One request's defect; the process goes on. The message says nothing about the inside.
+            log.exception("%s %s failed", request.method, request.url.path)
+            return refusal(Failure(500, "Internal error of the registry"))
+
+    async def _dispatch(self, request: Request) -> Response:
+        raw = request.scope.get("raw_path") or request.scope["path"].encode()
+        path = cast(bytes, raw).decode("latin-1").partition("?")[0]
+        match = self.table.find(request.method, path)
+        if not isinstance(match, Match):
+            if match:
+                raise Failure(
+                    405, f"{request.method} is not for this address", headers={"Allow": ", ".join(match)}
+                )
+            raise Failure(404, "No such address in this registry")
+        scope = request.scope
+        scope["llmasos.registry"] = self.registry
+        scope["llmasos.params"] = match.params
+        scope["llmasos.caller"] = await self._caller(request, match.route)
+        self._admit(request, match.route)
+        if match.route.body is not None:
+            scope["llmasos.body"] = await request.bytes_limited(match.route.body)
+        handler = match.route.handler
+        if inspect.iscoroutinefunction(handler):
+            return cast(Response, await handler(request))
+        return cast(Response, await run_in_threadpool(handler, request))
+
+    async def _caller(self, request: Request, route: Route) -> Caller:
+        address = request.client.host if request.client else ""
+        if route.audience == "signed":
+            return Caller(address=address)
+        token = sent_token(request.headers.get("authorization"))
+        if token is None:
+            return Caller(address=address)
+        return await to_thread.run_sync(self._find_caller, token, address)
+
+    def _find_caller(self, token: str, address: str) -> Caller:
+        with self.registry.db.read() as conn:
+            return find_caller(conn, token, utcnow(), address)
+
+    def _admit(self, request: Request, route: Route) -> None:
+        """Whether this caller may use this route at all; rights on the object are the handler's to check."""
+        caller = request.caller
+        if route.audience == "signed":
+            return
+        if route.audience == "public":
+            if self.registry.settings.require_login and caller.anonymous and route.weight != "free":
+                raise unauthorized("This registry serves only callers with a token")
+            return
+        if caller.anonymous:
+            raise unauthorized("This needs a token")
+        if route.audience not in caller.scopes:
+            raise forbidden(f"The token lacks the scope `{route.audience}`")
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                self.registry.db.close()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+def refusal(failure: Failure) -> Response:
+    """The answer for a failure: JSON with ``error``, and the headers that Hub clients read."""
+    headers = dict(failure.headers)
+    if failure.code:
+        headers["X-Error-Code"] = failure.code
+    # Header values are one line of latin-1.
+    headers["X-Error-Message"] = (
+        " ".join(failure.message.split()).encode("latin-1", "replace").decode("latin-1")
+    )
+    body = {"error": failure.message}
+    if failure.hint:
+        body["hint"] = failure.hint
+    return json_response(body, failure.status, headers)

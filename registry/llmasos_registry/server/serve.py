@@ -1,0 +1,54 @@
+"""Putting a registry together from its settings, and running it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+from starlette.responses import Response
+
+from llmasos_registry.server.app import Application
+from llmasos_registry.server.context import Registry, Request
+from llmasos_registry.server.db.engine import Database
+from llmasos_registry.server.db.tables import metadata
+from llmasos_registry.server.db.tables_accounts import facts
+from llmasos_registry.server.responses import json_response
+from llmasos_registry.server.routing import Route
+from llmasos_registry.server.settings import Settings
+from llmasos_registry.server.store.filesystem import FileStore
+
+
+def open_registry(settings: Settings) -> Registry:
+    """The registry of these settings; its database is created or brought up to date."""
+    settings.data.mkdir(parents=True, exist_ok=True)
+    db = Database(settings.database) if settings.database else Database.of_folder(settings.data)
+    metadata.create_all(db.engine)
+    with db.write() as conn:
+        secret = _fact(conn, "secret", secrets.token_hex(32))
+        _fact(conn, "serial", "0")
+    return Registry(settings, db, FileStore(settings.data), bytes.fromhex(secret))
+
+
+def _fact(conn: sa.Connection, name: str, default: str) -> str:
+    """A fact that is made when the database is new."""
+    value = conn.execute(sa.select(facts.c.value).where(facts.c.name == name)).scalar_one_or_none()
+    if value is None:
+        conn.execute(facts.insert().values(name=name, value=default))
+        return default
+    return str(value)
+
+
+def all_routes() -> tuple[Route, ...]:
+    """The routes of every face. The Hub's web addresses (`/{repo}/...`) come last: they match almost anything."""
+    return (Route("GET", "/healthz", health, "public", weight="free"),)
+
+
+def create_app(settings: Settings, routes: Iterable[Route] | None = None) -> Application:
+    """The ASGI application of a registry."""
+    return Application(open_registry(settings), all_routes() if routes is None else routes)
+
+
+async def health(request: Request) -> Response:
+    """Whether the process answers."""
+    return json_response({"status": "ok"})

@@ -1,0 +1,104 @@
+"""What an operator may set: ``registry.toml`` in the data folder, then ``LLMASOS_REGISTRY_<NAME>`` variables, then flags."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llmasos.errors import ConfigError
+
+#: The operator's file in the data folder.
+FILE = "registry.toml"
+PREFIX = "LLMASOS_REGISTRY_"
+
+
+class Settings(BaseModel):
+    """Settings in force. Sizes are bytes, times are seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: Path = Field(description="folder of the database, blobs and temporary files")
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(default=8765, description="port to listen on")
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(default=1, description="server processes")
+    public_url: str | None = Field(
+        default=None, description="the address clients use, when a proxy stands in front; no slash at the end"
+    )
+    database: str | None = Field(
+        default=None, description="postgresql+psycopg://user@host/name; without it SQLite in the data folder"
+    )
+    storage: str | None = Field(
+        default=None, description="s3://bucket/prefix; without it files in the data folder"
+    )
+    storage_options: dict[str, str] = Field(
+        default={}, description="options of the object store client: endpoint, region, access keys"
+    )
+    require_login: bool = Field(default=False, description="strangers see nothing, not even public projects")
+    max_body: int = Field(default=64 << 20, description="largest request body that is no file")
+    max_wheel: int = Field(default=100 << 20, description="largest file of the package index")
+    max_blob: int = Field(default=500 << 30, description="largest file of a model or dataset repository")
+    max_inline: int = Field(
+        default=10 << 20, description="files up to this size come inside the commit, larger ones as LFS"
+    )
+    multipart_chunk: int = Field(default=64 << 20, description="part size of large LFS uploads")
+    quota: int = Field(default=1 << 40, description="bytes an account may keep, unless it has its own number")
+    url_lifetime: int = Field(default=6 * 3600, description="how long signed upload addresses work")
+    gc_grace: int = Field(default=24 * 3600, description="blobs younger than this are never swept")
+    seal_after: int = Field(
+        default=3600, description="a package version takes more files for this long after its first file"
+    )
+    upstream_index: str | None = Field(
+        default=None,
+        description="simple index that other names are fetched from, e.g. https://pypi.org/simple/",
+    )
+    upstream_ttl: int = Field(
+        default=600, description="how long a page of the upstream is used without asking"
+    )
+    reserved_prefixes: list[str] = Field(
+        default=["llmasos-"], description="package names never looked up upstream"
+    )
+    rate_api: int = Field(
+        default=3000, description="API requests in five minutes for each caller; 0: no limit"
+    )
+    rate_files: int = Field(
+        default=20000, description="file requests in five minutes for each caller; 0: no limit"
+    )
+    webhook_private: bool = Field(
+        default=False, description="let webhooks reach private addresses (a trusted network)"
+    )
+
+
+def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from flags (None = not given), environment and file. Raises ConfigError naming the key."""
+    variables = os.environ if environ is None else environ
+    given = {key: value for key, value in flags.items() if value is not None}
+    named: dict[str, Any] = {}
+    for name in Settings.model_fields:
+        text = variables.get(PREFIX + name.upper())
+        if text:
+            named[name] = [part for part in text.split(",") if part] if name == "reserved_prefixes" else text
+    data = Path(given.get("data") or named.get("data") or "registry-data")
+    table = _file(data / FILE)
+    try:
+        return Settings.model_validate({**table, **named, **given, "data": data.absolute()})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(
+            f"registry setting `{where}`: {first['msg']}",
+            hint=f"correct the flag, {PREFIX}{where.upper()} or {data / FILE}",
+        ) from error
+
+
+def _file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}", hint="correct or remove the file") from error

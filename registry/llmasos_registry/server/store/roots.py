@@ -1,0 +1,17 @@
+"""Every column that keeps a blob alive. A sweep deletes what none of them names, so a new column must be listed here."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from llmasos_registry.server.db.tables_index import package_files, upstream_files
+from llmasos_registry.server.db.tables_store import xet_xorbs
+
+#: Git blobs are not here: they are kept by the commits that reach them, which the sweep walks.
+REFERENCES: tuple[sa.Column[str], ...] = (
+    package_files.c.sha256,
+    package_files.c.metadata_sha256,
+    upstream_files.c.blob_sha256,
+    upstream_files.c.metadata_blob_sha256,
+    xet_xorbs.c.staged_sha256,
+)
