@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from packaging.utils import canonicalize_name
+from packaging.utils import canonicalize_name, canonicalize_version
 
 from llmasos_registry.signatures import dsse
 from llmasos_registry.signatures.errors import SignatureRefused
@@ -22,12 +22,16 @@ PREDICATE = "https://llmasos/attestation/wheel/v1"
 
 
 def statement(filename: str, sha256: str, project: str, version: str, publisher: str) -> bytes:
-    """The payload to sign. ``sha256`` is 64 hex digits; the project name is normalised (PEP 503)."""
+    """The payload to sign. ``sha256`` is 64 hex digits; name and version are normalised (PEP 503, PEP 440)."""
     document = {
         "_type": STATEMENT,
         "subject": [{"name": filename, "digest": {"sha256": sha256}}],
         "predicateType": PREDICATE,
-        "predicate": {"project": canonicalize_name(project), "publisher": publisher, "version": version},
+        "predicate": {
+            "project": canonicalize_name(project),
+            "publisher": publisher,
+            "version": canonicalize_version(version, strip_trailing_zero=False),
+        },
     }
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
@@ -69,7 +73,8 @@ def check_wheel(
         ("project", canonicalize_name(project), predicate.get("project")),
     ]
     if version is not None:
-        wanted.append(("version", version, predicate.get("version")))
+        expected_version = canonicalize_version(version, strip_trailing_zero=False)
+        wanted.append(("version", expected_version, predicate.get("version")))
     if publisher is not None:
         wanted.append(("publisher", publisher, predicate.get("publisher")))
     for what, expected, value in wanted:
