@@ -128,11 +128,12 @@ def member_bytes(file: BinaryIO, member: Member) -> Iterator[bytes]:
             )
         if piece:
             yield piece
-    if inflate is not None and not inflate.eof:
-        rest = inflate.flush() if not inflate.eof else b""
-        produced += len(rest)
-        if not inflate.eof or produced > member.size:
+    if inflate is not None:
+        # All input is taken; what zlib still holds back is less than one window.
+        rest = inflate.flush()
+        if not inflate.eof:
             raise WheelRefused("zip data", "its compressed stream is cut short", member=member.name)
+        produced += len(rest)
         crc = zlib.crc32(rest, crc)
         if rest:
             yield rest
@@ -293,9 +294,13 @@ def _local(file: BinaryIO, entry: _Entry, directory: int) -> tuple[Member, int]:
     wide = _extras(name, rest[name_size:])
     described = bool(flags & _DESCRIPTOR)
     if wide is not None:
-        if len(wide) != 16 or packed != _FULL32 or size != _FULL32:
+        # Some writers add the field to every local header. That is no second meaning as long as it repeats the first.
+        if len(wide) != 16:
             _refuse(name, "has a zip64 field that does not fit its header")
+        narrow = (size, packed)
         size, packed = struct.unpack("<2Q", wide)
+        if any(n not in (_FULL32, w) for n, w in zip(narrow, (size, packed), strict=True)):
+            _refuse(name, "has a zip64 field that does not fit its header")
     here, there = (crc, packed, size), (entry.crc, entry.packed, entry.size)
     if here != there and not (described and here == (0, 0, 0)):
         _refuse(
