@@ -28,7 +28,7 @@ _FALSE = frozenset({"", "0", "false", "no", "off"})
 
 
 class Setting(NamedTuple):
-    """One row of the table below: ``kind`` is ``path`` or ``bool``; ``variables`` are tried in order."""
+    """One row of the table below: ``kind`` is ``path``, ``bool`` or ``text``; ``variables`` are tried in order."""
 
     kind: str
     variables: tuple[str, ...]
@@ -43,6 +43,7 @@ SETTINGS: dict[str, Setting] = {
     "strict": Setting("bool", ("LLMASOS_STRICT",), "plugin failures are errors, and tracebacks are shown"),
     "trace_plugins": Setting("bool", ("LLMASOS_TRACE_PLUGINS",), "print every plugin load and hook call"),
     "no_plugins": Setting("bool", ("LLMASOS_NO_PLUGINS",), "ignore every installed plugin"),
+    "registry": Setting("text", ("LLMASOS_REGISTRY",), "address of the registry, for example https://host"),
 }
 
 
@@ -55,6 +56,8 @@ class Config(NamedTuple):
     strict: bool
     trace_plugins: bool
     no_plugins: bool
+    #: Where plugins and models are published and found; None when nobody said.
+    registry: str | None
     #: ``[plugins.<id>]`` tables of the file, unchecked: the manifest of each plugin says what is allowed.
     plugins: Mapping[str, Mapping[str, Any]]
     origins: Mapping[str, str]
@@ -114,9 +117,10 @@ def read_file(path: Path) -> dict[str, Any]:
             raise ConfigError(
                 f"`{key}` in {path} must be true or false, not {value!r}", hint=f"write {key} = true"
             )
-        elif SETTINGS[key].kind == "path" and not isinstance(value, str):
+        elif SETTINGS[key].kind in ("path", "text") and not isinstance(value, str):
             raise ConfigError(
-                f"`{key}` in {path} must be a string, not {value!r}", hint=f'write {key} = "/some/folder"'
+                f"`{key}` in {path} must be a string, not {value!r}",
+                hint=f'write {key} = "{"/some/folder" if SETTINGS[key].kind == "path" else "https://host"}"',
             )
     return table
 
@@ -154,11 +158,17 @@ def load_config(
         elif key in table:
             value, origin = table[key], str(values["config_dir"] / CONFIG_FILE)
         else:
-            value, origin = defaults.get(key, False), "default"
-        values[key] = (
-            Path(os.path.abspath(os.path.expanduser(value))) if setting.kind == "path" else bool(value)
-        )
+            value, origin = defaults.get(key), "default"
+        values[key] = _typed(setting.kind, value)
         origins[key] = origin
         if key == "config_dir" and file:
             table = read_file(values["config_dir"] / CONFIG_FILE)
     return Config(**values, plugins=table.get("plugins", {}), origins=origins)
+
+
+def _typed(kind: str, value: Any) -> Path | str | bool | None:
+    if kind == "path":
+        return Path(os.path.abspath(os.path.expanduser(value)))
+    if kind == "bool":
+        return bool(value)
+    return str(value) if value else None

@@ -11,7 +11,8 @@
     │   ├── PluginLoadError            import or registration failed; the plugin is quarantined
     │   ├── PluginCallError            a hook of a named plugin raised
     │   ├── IncompatiblePlugin         API, Python, package or device requirement is not met
-    │   └── AmbiguousName              two plugins provide the same bare name
+    │   ├── AmbiguousName              two plugins provide the same bare name
+    │   └── PluginRequired             a model names a plugin that is not there; the hint installs it
     ├── EnvironmentProblem          4  the machine lacks something
     │   ├── MissingDependency          a Python package; the hint is the pip line
     │   └── DeviceUnavailable          no such accelerator
@@ -29,6 +30,7 @@ Rule: say what, where and why, name both sides of a conflict, and end with ``hin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 
@@ -92,6 +94,14 @@ class IncompatiblePlugin(PluginError):
 
 class AmbiguousName(PluginError):
     pass
+
+
+class PluginRequired(PluginError):
+    """``requirements`` are the lines of the model's ``llmasos.toml`` that are not met."""
+
+    def __init__(self, message: str, requirements: Sequence[str] = (), *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.requirements = tuple(requirements)
 
 
 class EnvironmentProblem(LlmasosError):

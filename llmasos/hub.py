@@ -21,13 +21,20 @@ from llmasos.kernel.hub import KernelHub
 
 if TYPE_CHECKING:
     from llmasos.contracts.evaluation import EvalResult, LoadedModel, Progress
-    from llmasos.contracts.model import GenerationChunk, SamplingParams
+    from llmasos.contracts.model import GenerationChunk, ResolvedModel, SamplingParams
     from llmasos.contracts.tokenizer import Tokenizer
     from llmasos.pipelines.process import ProcessResult
 
 
 class Hub(KernelHub):
     """Load, describe, generate, evaluate and process with the plugins of this environment."""
+
+    def resolve_model(self, ref: str) -> ResolvedModel:
+        """Where a model reference leads. Raises ModelNotFound, and PluginRequired when the model needs plugins that are
+        not there and nobody consented to installing them."""
+        from llmasos.pipelines.requirements import resolve_model
+
+        return resolve_model(self, ref)
 
     def load_model(
         self, ref: str, *, device: str = "auto", dtype: str = "exact", allow_pickle: bool = False

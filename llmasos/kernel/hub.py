@@ -37,13 +37,17 @@ def _trace_on_stderr(line: str) -> None:
     print(f"trace: {line}", file=sys.stderr)
 
 
+#: Given requirement lines and what needs them, installs them and says whether it did.
+Provision = Callable[[Sequence[str], str], bool]
+
+
 class KernelHub:
     """Plugins, names and hooks of one environment.
 
     Arguments left at None take the setting of ``llmasos.config`` (environment variable, file, default).
 
     ``plugins`` are folders of local plugins; ``only`` restricts installed plugins to these ids; ``no_plugins`` leaves
-    installed plugins out. ``warn`` receives one line for each failure that the user did not ask to hear as an error.
+    installed plugins out. ``provision`` is asked when a model requires plugins that are not there. ``warn`` receives one line for each failure that the user did not ask to hear as an error.
     """
 
     def __init__(
@@ -57,6 +61,8 @@ class KernelHub:
         no_plugins: bool | None = None,
         only: Sequence[str] | None = None,
         plugins: Iterable[Path | str] = (),
+        registry: str | None = None,
+        provision: Provision | None = None,
         warn: Callable[[str], None] | None = None,
         trace: Callable[[str], None] | None = None,
     ) -> None:
@@ -67,10 +73,13 @@ class KernelHub:
             "strict": strict,
             "trace_plugins": trace_plugins,
             "no_plugins": no_plugins,
+            "registry": registry,
         }
         self.config: Config = load_config(flags)
         self.cache_dir: Path = self.config.cache_dir
         self.offline: bool = self.config.offline
+        #: Installs what a model requires, after the user consented; None refuses. Does not travel to worker processes.
+        self.provision: Provision | None = provision
         #: Takes one line for each failure that is not an error of what the user asked for.
         self.warn: Callable[[str], None] = warn or _warn_on_stderr
         tracer = (trace or _trace_on_stderr) if self.config.trace_plugins else None
@@ -80,13 +89,7 @@ class KernelHub:
             "only": None if only is None else tuple(only),
             "plugins": tuple(Path(folder).resolve() for folder in plugins),
         }
-        self.inventory = Inventory(
-            self.cache_dir,
-            self.config.config_dir,
-            no_plugins=self.config.no_plugins,
-            only=only,
-            local=self._arguments["plugins"],
-        )
+        self.inventory = self._look()
         self.catalog = Catalog(self.inventory)
         self._manager = new_manager()
         self._calls = HookCalls(self._manager, warn=self.warn, trace=tracer, strict=self.config.strict)
@@ -100,6 +103,22 @@ class KernelHub:
     def __reduce__(self) -> tuple[Callable[[], Self], tuple[()]]:
         # What is loaded stays behind: a worker process finds the same plugins again and loads what it uses.
         return partial(type(self), **self._arguments), ()
+
+    def _look(self) -> Inventory:
+        return Inventory(
+            self.cache_dir,
+            self.config.config_dir,
+            no_plugins=self.config.no_plugins,
+            only=self._arguments["only"],
+            local=self._arguments["plugins"],
+        )
+
+    def refresh(self) -> None:
+        """Look at the environment again: something was installed or removed. What is loaded stays loaded."""
+        importlib.invalidate_caches()
+        self.inventory = self._look()
+        self.catalog = Catalog(self.inventory)
+        self._failed = {}
 
     def __enter__(self) -> Self:
         return self
@@ -204,13 +223,17 @@ class KernelHub:
             )
         return str(answer)
 
-    def resolve_model(self, ref: str) -> ResolvedModel:
-        """Where a model reference leads. Raises ModelNotFound, PluginCallError for an answer that is none."""
+    def locate_model(self, ref: str) -> ResolvedModel:
+        """Where a model reference leads, whatever plugins the model needs: pipelines call
+        ``llmasos.pipelines.requirements.resolve_model``, which looks at that too.
+
+        Raises ModelNotFound, PluginCallError for an answer that is none.
+        """
         plugin, found = self._calls.first(
             "resolve_model", self._implementing("resolve_model", "first"), {"ref": ref, "hub": self}
         )
         if found is None:
-            hint = "give a folder or file, hf://org/name, or pypi:package/path"
+            hint = "give a folder or file, registry://org/name, hf://org/name, or pypi:package/path"
             if not any("resolve_model" in record.hooks() for record in self.inventory.enabled()):
                 hint = "no enabled plugin resolves model references; `llmasos plugin list` shows the plugins"
             raise ModelNotFound(f"no plugin understands the model reference `{ref}`", hint=hint)

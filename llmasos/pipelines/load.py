@@ -5,7 +5,6 @@ The kernel's catalogue chooses by name and by what manifests say they match; not
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from llmasos.errors import (
 )
 from llmasos.pipelines.binding import bind_ops, choose_backend, dtype_name
 from llmasos.pipelines.offers import accepting, best, chosen, offers
+from llmasos.pipelines.requirements import model_manifest, resolve_model
 from llmasos.provenance import file_digests
 
 if TYPE_CHECKING:
@@ -82,29 +82,12 @@ def open_checkpoint(hub: KernelHub, resolved: ResolvedModel, *, allow_pickle: bo
     return chosen(hub, "weight_loader", name, lambda: loader.open(path, allow_pickle=allow_pickle)), name
 
 
-def required_architecture(path: Path) -> str | None:
-    """The ``architecture`` of a model directory's own ``llmasos.toml``, if it has one. Raises WeightsError if malformed."""
-    manifest = path / "llmasos.toml"
-    if not path.is_dir() or not manifest.is_file():
-        return None
-    try:
-        table = tomllib.loads(manifest.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{manifest}: {error}", hint="fix or remove the file") from None
-    name = table.get("architecture")
-    if name is not None and not isinstance(name, str):
-        raise WeightsError(
-            f"{manifest}: `architecture` is not a string", hint='write architecture = "plugin-id/name"'
-        )
-    return name
-
-
 def choose_architecture(hub: KernelHub, resolved: ResolvedModel, checkpoint: Checkpoint) -> str:
     """Full name of the architecture that a checkpoint asks for, from its own manifest or from what plugins match.
 
     Raises UnknownName saying which plugin kind would be needed.
     """
-    named = required_architecture(resolved.path)
+    named = model_manifest(resolved).architecture
     if named is not None:
         return _provided_as(hub, "model_architecture", named).full_name
     config = checkpoint.config
@@ -132,7 +115,7 @@ def choose_architecture(hub: KernelHub, resolved: ResolvedModel, checkpoint: Che
 
 def open_model(hub: KernelHub, ref: str, *, allow_pickle: bool = False) -> OpenModel:
     """Everything about a model that can be known without loading its weights."""
-    resolved = hub.resolve_model(ref)
+    resolved = resolve_model(hub, ref)
     checkpoint, loader = open_checkpoint(hub, resolved, allow_pickle=allow_pickle)
     try:
         name = choose_architecture(hub, resolved, checkpoint)
@@ -166,7 +149,7 @@ def load_tokenizer(hub: KernelHub, ref: str) -> Tokenizer:
 
     A directory needs only its tokenizer files; a weight file is opened for its header.
     """
-    resolved = hub.resolve_model(ref)
+    resolved = resolve_model(hub, ref)
     checkpoint: Checkpoint | None = None
     try:
         checkpoint, _ = open_checkpoint(hub, resolved, allow_pickle=False)

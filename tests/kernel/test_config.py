@@ -132,3 +132,17 @@ def test_it_is_cheap_to_import() -> None:
         check=True,
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_the_registry_is_an_address_or_nothing(tmp_path: Path) -> None:
+    def registry(variables: dict[str, str]) -> str | None:
+        return load_config({}, {"LLMASOS_CONFIG": str(tmp_path), **variables}).registry
+
+    assert registry({}) is None
+    (tmp_path / "config.toml").write_text('registry = "https://one.example"')
+    assert registry({}) == "https://one.example"
+    assert registry({"LLMASOS_REGISTRY": "http://two.example"}) == "http://two.example"
+    (tmp_path / "config.toml").write_text("registry = 3")
+    with pytest.raises(ConfigError, match="must be a string") as caught:
+        registry({})
+    assert caught.value.hint == 'write registry = "https://host"'

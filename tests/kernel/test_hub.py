@@ -152,25 +152,25 @@ def test_resolve_model_asks_plugins_that_list_the_hook(world: World) -> None:
     world.add("acme-a", hooks=resolver("a"))
     world.add("acme-none", provides=METRIC, source="raise SystemExit")
     hub = world.hub()
-    found = hub.resolve_model("b:model")
+    found = hub.locate_model("b:model")
     assert (found.source, found.path) == ("b", world.cache)
     assert [info.id for info in hub.plugins_used()] == ["acme-a", "acme-b"]
     with pytest.raises(ModelNotFound, match="no plugin understands the model reference `c:model`") as caught:
-        hub.resolve_model("c:model")
+        hub.locate_model("c:model")
     assert "hf://" in (caught.value.hint or "")
     assert caught.value.exit_code == 5
 
 
 def test_resolve_model_without_any_resolver_says_so(world: World) -> None:
     with pytest.raises(ModelNotFound) as caught:
-        world.hub().resolve_model("x")
+        world.hub().locate_model("x")
     assert "no enabled plugin resolves model references" in (caught.value.hint or "")
 
 
 def test_a_resolver_that_cannot_be_loaded_is_one_warning(world: World) -> None:
     world.add("acme-a", hooks=resolver("a"), source="1 / 0")
     world.add("acme-b", hooks=resolver("b"))
-    assert world.hub().resolve_model("b:x").source == "b"
+    assert world.hub().locate_model("b:x").source == "b"
     assert len(world.warnings) == 1
 
 
@@ -178,14 +178,14 @@ def test_a_resolver_that_fails_ends_the_run(world: World) -> None:
     world.add("acme-a", hooks={"resolve_model": "1 / 0"})
     world.add("acme-b", hooks=resolver("b"))
     with pytest.raises(PluginCallError, match=r"hook llmasos_resolve_model of acme-a 1\.0\.0 failed"):
-        world.hub().resolve_model("b:x")
+        world.hub().locate_model("b:x")
 
 
 def test_a_resolver_that_answers_nonsense_is_named(world: World) -> None:
     world.add("acme-a", hooks={"resolve_model": "return 'somewhere'"})
     world.add("acme-b", hooks=resolver("b"))
     with pytest.raises(PluginCallError, match="acme-a answered 'somewhere', which is not a ResolvedModel"):
-        world.hub().resolve_model("b:x")
+        world.hub().locate_model("b:x")
 
 
 def test_select_backend(world: World) -> None:

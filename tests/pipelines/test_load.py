@@ -10,6 +10,7 @@ import pytest
 from llmasos.errors import (
     AmbiguousName,
     DeviceUnavailable,
+    ManifestError,
     ModelNotFound,
     PluginCallError,
     TokenizerError,
@@ -104,7 +105,7 @@ def test_a_model_may_name_its_architecture(hub, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="llamb"):
         hub().load_model(str(folder))
     (folder / "llmasos.toml").write_text("architecture = 3\n")
-    with pytest.raises(WeightsError, match="not a string"):
+    with pytest.raises(ManifestError, match="not a string"):
         hub().load_model(str(folder))
 
 
@@ -177,7 +178,7 @@ def test_weights_that_changed_after_they_were_fetched_are_refused(hub, tmp_path:
     one = hub()
     folder = write_checkpoint(tmp_path / "model", "llama")
     resolved = replace(one.resolve_model(str(folder)), files={"model.safetensors": "0" * 64})
-    monkeypatch.setattr(one, "resolve_model", lambda ref: resolved)
+    monkeypatch.setattr(one, "locate_model", lambda ref: resolved)
     with pytest.raises(WeightsError, match="vouches"):
         one.load_model(str(folder))
 
