@@ -33,6 +33,12 @@ def cache_folder() -> Path:
     return Path(base) / "llmasos-tests"
 
 
+@pytest.fixture(scope="session")
+def kept_folder() -> Path:
+    """A folder that stays between runs, for what takes long to download."""
+    return cache_folder()
+
+
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
