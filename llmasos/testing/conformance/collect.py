@@ -190,6 +190,8 @@ def _models(
 ) -> Iterator[tuple[str, Sequence[Check[Any]], Callable[[], Any]]]:
     from llmasos.pipelines.load import build_model, open_model, opened_model
 
+    provided = next(p for p in hub.names("model_architecture") if p.full_name == name)
+    positions = bool(provided.capabilities.get("positions", True))
     for path in samples:
         try:
             with opened_model(hub, str(path)) as opened:
@@ -205,8 +207,9 @@ def _models(
         def build(path: Path = path, decoder: bool = decoder, parameters: int = summary.parameters) -> Any:
             # Left open: the weights may be views of the mapped file.
             built, _ = build_model(hub, open_model(hub, str(path)), device="cpu", dtype="float32")
-            kind: Any = model.ModelSubject if decoder else encoder.EncoderSubject
-            return kind(built, parameters=parameters)
+            if decoder:
+                return model.ModelSubject(cast(Any, built), uses_positions=positions, parameters=parameters)
+            return encoder.EncoderSubject(cast(Any, built), parameters=parameters)
 
         checks: Sequence[Check[Any]] = model.CHECKS if decoder else encoder.CHECKS
         yield f"model {name} on {path.name}", checks, cache(build)
