@@ -7,12 +7,15 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path``: a temporary file beside it, fsync, rename. Creates parent folders. Raises OSError."""
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Write ``data`` to ``path``: a temporary file beside it, fsync, rename. Creates parent folders. Raises OSError.
+
+    ``mode`` holds from the first byte on, less the umask: 0o600 for what only its owner may read.
+    """
     os.makedirs(path.parent, exist_ok=True)
     temporary = path.parent / f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
     try:
-        with open(temporary, "xb") as file:
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

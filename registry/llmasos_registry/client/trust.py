@@ -211,8 +211,8 @@ class Trust:
             with _locked(self.path.with_suffix(".lock")):
                 document = self._document()
                 yield document["registries"].setdefault(self.registry, {})
-                write_atomic(self.path, (json.dumps(document, indent=1, sort_keys=True) + "\n").encode())
-                os.chmod(self.path, 0o600)
+                text = json.dumps(document, indent=1, sort_keys=True) + "\n"
+                write_atomic(self.path, text.encode(), mode=0o600)
         except OSError as error:
             raise ConfigError(
                 f"cannot store pinned keys in {self.path}: {error.strerror or error}",
