@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from llmasos_registry.server.db.tables_index import package_files, upstream_files
-from llmasos_registry.server.db.tables_store import xet_xorbs
+from llmasos_registry.server.db.tables_store import xet_places
 
 #: Git blobs are not here: they are kept by the commits that reach them, which the sweep walks.
 REFERENCES: tuple[sa.Column[str], ...] = (
@@ -13,5 +13,5 @@ REFERENCES: tuple[sa.Column[str], ...] = (
     package_files.c.metadata_sha256,
     upstream_files.c.blob_sha256,
     upstream_files.c.metadata_blob_sha256,
-    xet_xorbs.c.staged_sha256,
+    xet_places.c.sha256,
 )
