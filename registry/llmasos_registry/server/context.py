@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from starlette.requests import Request as StarletteRequest
@@ -12,6 +12,7 @@ from starlette.requests import Request as StarletteRequest
 from llmasos_registry.server.accounts.caller import Caller
 from llmasos_registry.server.db.engine import Database
 from llmasos_registry.server.failures import bad_request, too_large
+from llmasos_registry.server.hub.objects import Objects
 from llmasos_registry.server.settings import Settings
 from llmasos_registry.server.store.blobs import BlobStore
 
@@ -25,6 +26,8 @@ class Registry:
     store: BlobStore
     #: Key of the HMACs in signed addresses and tokens of uploads; 32 bytes, kept in the database.
     secret: bytes
+    #: Git trees and blobs that were read lately; they never change.
+    objects: Objects = field(default_factory=Objects)
 
 
 class Request(StarletteRequest):

@@ -37,6 +37,14 @@ repos = sa.Table(
     sa.Index("ix_repos_kind_downloads", "kind", "downloads"),
 )
 
+#: The tags of a repository's card, one a row, for listings that filter by them.
+repo_tags = sa.Table(
+    "repo_tags",
+    metadata,
+    sa.Column("repo_id", Id, sa.ForeignKey("repos.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("tag", sa.String(200), primary_key=True, index=True),
+)
+
 #: Names that a repository had before it was moved. They lead on, and nobody else can take them; deleted names stay too
 #: (``repo_id`` NULL), so that a name never comes back with somebody else's content.
 repo_names = sa.Table(
