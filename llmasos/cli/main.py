@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("llmasos.cli.generate:command", "Continue PROMPTS with MODEL."),
     "model": ("llmasos.cli.model:command", "Look at models."),
     "plugin": ("llmasos.cli.plugin:command", "List, describe, switch and check plugins."),
+    "registry": ("llmasos.cli.registry:command", "Run a registry, look after one, and sign in to one."),
 }
 
 #: Flags that stand before the command, and how many values each takes.

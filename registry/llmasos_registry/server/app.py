@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import cast
 
 from anyio import to_thread
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from llmasos_registry.server.accounts.caller import Caller
 from llmasos_registry.server.accounts.tokens import find_caller, sent_token
@@ -22,14 +25,19 @@ from llmasos_registry.server.routing import Match, Route, RouteTable
 from llmasos_registry.server.store.blobs import BlobMissing
 
 log = logging.getLogger("llmasos.registry")
+#: One line a request.
+access = logging.getLogger("llmasos.registry.access")
+#: Work beside the requests, from the start of the server to its end, when it is cancelled.
+Task = Callable[[Registry], Awaitable[None]]
 
 
 class Application:
     """One registry as an ASGI application."""
 
-    def __init__(self, registry: Registry, routes: Iterable[Route]) -> None:
+    def __init__(self, registry: Registry, routes: Iterable[Route], tasks: Iterable[Task] = ()) -> None:
         self.registry = registry
         self.table = RouteTable(routes)
+        self._tasks = tuple(tasks)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan protocol."""
@@ -38,9 +46,22 @@ class Application:
             return
         if scope["type"] != "http":
             return
-        request = Request(scope, receive, send)
-        response = await self._answer(request)
-        await response(scope, receive, send)
+        began = time.perf_counter()
+        status = 0
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        request = Request(scope, receive, noted)
+        try:
+            response = await self._answer(request)
+            await response(scope, receive, noted)
+        finally:
+            if access.isEnabledFor(logging.INFO):
+                _log_access(request, status, time.perf_counter() - began)
 
     async def _answer(self, request: Request) -> Response:
         try:
@@ -56,9 +77,7 @@ class Application:
             return refusal(Failure(500, "Internal error of the registry"))
 
     async def _dispatch(self, request: Request) -> Response:
-        raw = request.scope.get("raw_path") or request.scope["path"].encode()
-        path = cast(bytes, raw).decode("latin-1").partition("?")[0]
-        match = self.table.find(request.method, path)
+        match = self.table.find(request.method, raw_path(request))
         if not isinstance(match, Match):
             if match:
                 raise Failure(
@@ -105,14 +124,47 @@ class Application:
             raise forbidden(f"The token lacks the scope `{route.audience}`")
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
+        running: list[asyncio.Task[None]] = []
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
+                running = [asyncio.create_task(_keep_running(task, self.registry)) for task in self._tasks]
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
+                for task in running:
+                    task.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await task
                 self.registry.db.close()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+
+async def _keep_running(task: Task, registry: Registry) -> None:
+    """Start a task again when it fails: webhooks must not stop for the life of the process over one bad answer."""
+    while True:
+        try:
+            await task(registry)
+            return
+        except Exception:
+            log.exception("%s failed; it starts again in a minute", getattr(task, "__name__", task))
+            await asyncio.sleep(60)
+
+
+def raw_path(request: Request) -> str:
+    """The path as it was sent, percent-encoded, without the query."""
+    raw = request.scope.get("raw_path") or request.scope["path"].encode()
+    return cast(bytes, raw).decode("latin-1").partition("?")[0]
+
+
+def _log_access(request: Request, status: int, seconds: float) -> None:
+    """Method, path, status, time, address, account. The query is left out: signed addresses carry their key there."""
+    address = request.client.host if request.client else "-"
+    caller = request.scope.get("llmasos.caller")
+    name = caller.name if caller is not None and caller.name else "-"
+    # A line of the log is one line whatever was sent.
+    path = "".join(c if c.isprintable() else "?" for c in raw_path(request))
+    access.info("%s %s %d %.1fms %s %s", request.method, path, status, 1000 * seconds, address, name)
 
 
 def refusal(failure: Failure) -> Response:

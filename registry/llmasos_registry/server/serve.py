@@ -1,4 +1,4 @@
-"""Putting a registry together from its settings, and running it."""
+"""Putting a registry together from its settings: database, store, routes, first account."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 from starlette.responses import Response
 
-from llmasos_registry.server.app import Application
+from llmasos_registry.server.accounts.caller import Caller
+from llmasos_registry.server.accounts.people import create_account
+from llmasos_registry.server.accounts.tokens import issue_token
+from llmasos_registry.server.app import Application, Task
 from llmasos_registry.server.context import Registry, Request
 from llmasos_registry.server.db.engine import Database
 from llmasos_registry.server.db.tables import metadata
-from llmasos_registry.server.db.tables_accounts import facts
+from llmasos_registry.server.db.tables_accounts import accounts, facts
 from llmasos_registry.server.responses import json_response
 from llmasos_registry.server.routing import Route
 from llmasos_registry.server.settings import Settings
 from llmasos_registry.server.store.filesystem import FileStore
+
+#: The account of the first start.
+FIRST_ADMIN = "admin"
 
 
 def open_registry(settings: Settings) -> Registry:
@@ -39,14 +45,36 @@ def _fact(conn: sa.Connection, name: str, default: str) -> str:
     return str(value)
 
 
+def first_admin(registry: Registry) -> str | None:
+    """The token of a new administrator when there is no account at all; it is shown once. None otherwise."""
+    with registry.db.write() as conn:
+        if conn.execute(sa.select(accounts.c.id).limit(1)).first() is not None:
+            return None
+        operator = Caller(name="operator")
+        admin = create_account(conn, operator, FIRST_ADMIN, admin=True)
+        token, _ = issue_token(conn, operator, admin, "first start", ("admin",))
+        return token
+
+
 def all_routes() -> tuple[Route, ...]:
     """The routes of every face. The Hub's web addresses (`/{repo}/...`) come last: they match almost anything."""
     return (Route("GET", "/healthz", health, "public", weight="free"),)
 
 
-def create_app(settings: Settings, routes: Iterable[Route] | None = None) -> Application:
+def all_tasks() -> tuple[Task, ...]:
+    """What runs beside the requests."""
+    return ()
+
+
+def create_app(
+    settings: Settings, routes: Iterable[Route] | None = None, tasks: Iterable[Task] | None = None
+) -> Application:
     """The ASGI application of a registry."""
-    return Application(open_registry(settings), all_routes() if routes is None else routes)
+    return Application(
+        open_registry(settings),
+        all_routes() if routes is None else routes,
+        all_tasks() if tasks is None else tasks,
+    )
 
 
 async def health(request: Request) -> Response:

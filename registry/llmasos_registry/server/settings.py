@@ -26,6 +26,9 @@ class Settings(BaseModel):
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(default=8765, description="port to listen on")
     workers: Annotated[int, Field(ge=1, le=64)] = Field(default=1, description="server processes")
+    stop_timeout: int = Field(
+        default=20, description="how long requests under way may take to end when the server stops"
+    )
     public_url: str | None = Field(
         default=None, description="the address clients use, when a proxy stands in front; no slash at the end"
     )
@@ -98,7 +101,7 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] | None = 
 def _file(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}", hint="correct or remove the file") from error

@@ -9,13 +9,19 @@ import base64
 import binascii
 import hashlib
 import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
+from llmasos_registry.server.accounts.audit import audit
 from llmasos_registry.server.accounts.caller import SCOPES, Caller
+from llmasos_registry.server.accounts.people import Account
+from llmasos_registry.server.db.engine import utcnow
 from llmasos_registry.server.db.tables_accounts import accounts, members, tokens
-from llmasos_registry.server.failures import unauthorized
+from llmasos_registry.server.failures import bad_request, forbidden, not_found, unauthorized
 
 #: What scanners for leaked secrets look for.
 PREFIX = "llma_"
@@ -96,3 +102,104 @@ def find_caller(conn: sa.Connection, token: str, now: datetime, address: str) ->
         token=row.id,
         address=address,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFacts:
+    """What may be known of a token after it was made; the token itself is not kept."""
+
+    id: int
+    name: str
+    scopes: tuple[str, ...]
+    #: Names or patterns of the projects it is restricted to; None: no restriction.
+    projects: tuple[str, ...] | None
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+
+
+_COLUMNS = tuple(tokens.c[name] for name in TokenFacts.__dataclass_fields__)
+
+
+def _facts(row: sa.Row[Any]) -> TokenFacts:
+    values = dict(row._mapping)
+    values["scopes"] = tuple(values["scopes"])
+    values["projects"] = None if values["projects"] is None else tuple(values["projects"])
+    return TokenFacts(**values)
+
+
+def issue_token(
+    conn: sa.Connection,
+    caller: Caller,
+    account: Account,
+    name: str,
+    scopes: Sequence[str],
+    *,
+    projects: Sequence[str] | None = None,
+    expires_at: datetime | None = None,
+) -> tuple[str, TokenFacts]:
+    """A new token of a user: (token, facts). Raises Failure 400 for what makes no sense, 403 for `admin` without being one."""
+    unknown = [scope for scope in scopes if scope not in SCOPES]
+    if unknown or not scopes:
+        raise bad_request(f"scopes are {', '.join(SCOPES)}, at least one; got {', '.join(unknown) or 'none'}")
+    if account.kind != "user":
+        raise bad_request(f"`{account.name}` is an organisation; tokens belong to users")
+    if "admin" in scopes and not account.admin:
+        raise forbidden(f"`{account.name}` is no administrator")
+    if projects is not None and (not projects or any(not 0 < len(p) <= 200 for p in projects)):
+        raise bad_request("projects is a list of names or patterns such as `acme/*`, at least one")
+    if not 0 < len(name) <= 120 or not name.isprintable():
+        raise bad_request("a token needs a name of at most 120 characters")
+    now = utcnow()
+    if expires_at is not None and expires_at <= now:
+        raise bad_request("the token would have expired already")
+    token = new_token()
+    # Only the strongest matters, but the list is kept as asked for: what is shown is what was granted.
+    inserted = conn.execute(
+        tokens.insert()
+        .values(
+            account_id=account.id,
+            name=name,
+            hash=token_hash(token),
+            scopes=sorted(set(scopes), key=SCOPES.index),
+            projects=None if projects is None else list(projects),
+            created_at=now,
+            expires_at=expires_at,
+        )
+        .returning(tokens.c.id)
+    ).scalar_one()
+    audit(
+        conn,
+        caller,
+        "token.create",
+        account.name,
+        {"token": inserted, "name": name, "scopes": list(scopes), "projects": projects and list(projects)},
+    )
+    row = conn.execute(sa.select(*_COLUMNS).where(tokens.c.id == inserted)).one()
+    return token, _facts(row)
+
+
+def list_tokens(conn: sa.Connection, account: int) -> list[TokenFacts]:
+    """The tokens of an account, newest first; revoked ones too."""
+    rows = conn.execute(
+        sa.select(*_COLUMNS).where(tokens.c.account_id == account).order_by(tokens.c.id.desc())
+    )
+    return [_facts(row) for row in rows]
+
+
+def revoke_token(conn: sa.Connection, caller: Caller, token: int, account: int | None = None) -> None:
+    """End a token now. With ``account`` only that account's. Raises Failure 404."""
+    where = tokens.c.id == token
+    if account is not None:
+        where &= tokens.c.account_id == account
+    row = conn.execute(
+        sa.select(accounts.c.name, tokens.c.revoked_at)
+        .join(accounts, accounts.c.id == tokens.c.account_id)
+        .where(where)
+    ).one_or_none()
+    if row is None:
+        raise not_found(f"There is no token {token}")
+    if row.revoked_at is None:
+        conn.execute(tokens.update().where(where).values(revoked_at=utcnow()))
+        audit(conn, caller, "token.revoke", row.name, {"token": token})

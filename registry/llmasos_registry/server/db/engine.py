@@ -66,7 +66,12 @@ class Database:
     def of_folder(cls, folder: Path) -> Database:
         """The SQLite database of a data folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        return cls(f"sqlite:///{folder / 'registry.sqlite'}")
+        return cls(f"sqlite:///{cls.file_of(folder)}")
+
+    @staticmethod
+    def file_of(folder: Path) -> Path:
+        """The file of that database."""
+        return folder / "registry.sqlite"
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:

@@ -97,6 +97,9 @@ class BlobStore(Protocol):
     def staging(self, upload: str) -> Path:
         """A folder for the parts of an upload under way; made when asked for."""
 
+    def recover(self) -> int:
+        """Remove what a killed server left half-written; how many. Only while no other server uses the store."""
+
     def sweep_temporary(self, before: datetime) -> int:
         """Remove temporary files and staging folders older than that; how many."""
 

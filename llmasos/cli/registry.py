@@ -1,0 +1,50 @@
+"""``llmasos registry``: run a registry, and look after one. Sub-commands are imported when they are named."""
+
+from __future__ import annotations
+
+import click
+
+#: name -> (import path, summary), as in llmasos/cli/main.py; a test compares the summaries with the commands.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "org": ("llmasos.cli.registry_accounts:org", "Organisations and their members."),
+    "serve": ("llmasos.cli.registry_serve:command", "Run a registry on this machine."),
+    "token": ("llmasos.cli.registry_accounts:token", "Access tokens of users."),
+    "user": ("llmasos.cli.registry_accounts:user", "Users of the registry."),
+}
+
+
+class RegistryGroup(click.Group):
+    """Imports a sub-command when it is named."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """From the table."""
+        return sorted(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Import the command behind a name."""
+        if name not in COMMANDS:
+            return None
+        from llmasos.cli.main import import_command
+
+        return import_command(COMMANDS[name][0])
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click, with near misses for an unknown command."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            from llmasos.near_miss import did_you_mean
+
+            raise click.UsageError(f"no command `{name}`{did_you_mean(name, sorted(COMMANDS))}", context)
+        return super().resolve_command(context, args)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in sorted(COMMANDS.items())])
+
+
+@click.command(cls=RegistryGroup)
+def command() -> None:
+    """Run a registry, look after one, and sign in to one."""

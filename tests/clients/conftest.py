@@ -1,0 +1,11 @@
+"""Fixtures of tests/registries.py for the tests in this folder."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("granian", reason="needs the extra `registry`")
+
+from registries import app, make_app, registry, start_server
+
+__all__ = ["app", "make_app", "registry", "start_server"]
