@@ -38,9 +38,45 @@ _NAME = re.compile(r"[\w.\-/:+]{1,512}", re.ASCII)
 _CONVERT = "convert the weights to safetensors: model.save_pretrained(FOLDER), or safetensors.torch.save_file(tensors, FILE)"
 _NO_CODE = "leave code out; what needs code belongs into a plugin: docs/tutorials/first-plugin.md"
 _PICKLES = frozenset(
-    ".bin .ckpt .dill .h5 .hdf5 .joblib .keras .mar .nemo .npy .npz .pdparams .pickle .pkl .pt .pt2 .pth".split()
+    [
+        ".bin",
+        ".ckpt",
+        ".dill",
+        ".h5",
+        ".hdf5",
+        ".joblib",
+        ".keras",
+        ".mar",
+        ".nemo",
+        ".npy",
+        ".npz",
+        ".pdparams",
+        ".pickle",
+        ".pkl",
+        ".pt",
+        ".pt2",
+        ".pth",
+    ]
 )
-_CODE = frozenset(".bat .cmd .dll .dylib .egg .exe .jar .ps1 .py .pyc .pyd .pyw .sh .so .whl".split())
+_CODE = frozenset(
+    [
+        ".bat",
+        ".cmd",
+        ".dll",
+        ".dylib",
+        ".egg",
+        ".exe",
+        ".jar",
+        ".ps1",
+        ".py",
+        ".pyc",
+        ".pyd",
+        ".pyw",
+        ".sh",
+        ".so",
+        ".whl",
+    ]
+)
 #: Data sets are often kept as arrays; models are not.
 _DATA_ONLY = frozenset({".npy", ".npz", ".h5", ".hdf5", ".bin"})
 _MAGIC: tuple[tuple[bytes, str], ...] = (
