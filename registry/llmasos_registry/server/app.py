@@ -15,7 +15,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from llmasos_registry.server.accounts.activity import TokenActivity
 from llmasos_registry.server.accounts.caller import Caller
+from llmasos_registry.server.accounts.limits import RateLimits
 from llmasos_registry.server.accounts.tokens import find_caller, sent_token
 from llmasos_registry.server.context import Registry, Request
 from llmasos_registry.server.db.engine import utcnow
@@ -37,7 +39,9 @@ class Application:
     def __init__(self, registry: Registry, routes: Iterable[Route], tasks: Iterable[Task] = ()) -> None:
         self.registry = registry
         self.table = RouteTable(routes)
-        self._tasks = tuple(tasks)
+        self._limits = RateLimits(registry.settings)
+        self._activity = TokenActivity()
+        self._tasks = (*tasks, self._activity.run)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan protocol."""
@@ -55,9 +59,13 @@ class Application:
                 status = message["status"]
             await send(message)
 
-        request = Request(scope, receive, noted)
+        scope["llmasos.registry"] = self.registry
+        request = Request(scope, _patient(receive, self.registry.settings.idle_timeout), noted)
+        scope["llmasos.caller"] = Caller(address=client_address(request))
         try:
             response = await self._answer(request)
+            for name, value in scope.get("llmasos.headers", {}).items():
+                response.headers.setdefault(name, value)
             await response(scope, receive, noted)
         finally:
             if access.isEnabledFor(logging.INFO):
@@ -85,9 +93,14 @@ class Application:
                 )
             raise Failure(404, "No such address in this registry")
         scope = request.scope
-        scope["llmasos.registry"] = self.registry
         scope["llmasos.params"] = match.params
-        scope["llmasos.caller"] = await self._caller(request, match.route)
+        try:
+            scope["llmasos.caller"] = await self._caller(request, match.route)
+        except Failure:
+            # Guesses at tokens count like any stranger's requests.
+            self._limits.take(request.caller, match.route.weight)
+            raise
+        scope["llmasos.headers"] = self._limits.take(request.caller, match.route.weight)
         self._admit(request, match.route)
         if match.route.body is not None:
             scope["llmasos.body"] = await request.bytes_limited(match.route.body)
@@ -97,17 +110,21 @@ class Application:
         return cast(Response, await run_in_threadpool(handler, request))
 
     async def _caller(self, request: Request, route: Route) -> Caller:
-        address = request.client.host if request.client else ""
+        stranger = request.caller
         if route.audience == "signed":
-            return Caller(address=address)
+            return stranger
         token = sent_token(request.headers.get("authorization"))
         if token is None:
-            return Caller(address=address)
-        return await to_thread.run_sync(self._find_caller, token, address)
+            return stranger
+        return await to_thread.run_sync(self._find_caller, token, stranger.address)
 
     def _find_caller(self, token: str, address: str) -> Caller:
+        now = utcnow()
         with self.registry.db.read() as conn:
-            return find_caller(conn, token, utcnow(), address)
+            caller = find_caller(conn, token, now, address)
+        if caller.token is not None:
+            self._activity.note(caller.token, now)
+        return caller
 
     def _admit(self, request: Request, route: Route) -> None:
         """Whether this caller may use this route at all; rights on the object are the handler's to check."""
@@ -140,6 +157,24 @@ class Application:
                 return
 
 
+def _patient(receive: Receive, seconds: int) -> Receive:
+    """``receive`` that waits so long for the next piece of a body, and no longer: Failure 408."""
+    whole = False
+
+    async def piece() -> Message:
+        nonlocal whole
+        # Once the body is there, this waits for the client to go away, which takes as long as it takes.
+        try:
+            async with asyncio.timeout(None if whole else seconds):
+                message = await receive()
+        except TimeoutError:
+            raise Failure(408, f"No data for {seconds} seconds") from None
+        whole = not message.get("more_body", False)
+        return message
+
+    return piece
+
+
 async def _keep_running(task: Task, registry: Registry) -> None:
     """Start a task again when it fails: webhooks must not stop for the life of the process over one bad answer."""
     while True:
@@ -157,11 +192,21 @@ def raw_path(request: Request) -> str:
     return cast(bytes, raw).decode("latin-1").partition("?")[0]
 
 
+def client_address(request: Request) -> str:
+    """The client's address: the connection's, or what a trusted proxy says of it in X-Forwarded-For."""
+    address = request.client.host if request.client else ""
+    trusted = request.registry.settings.trusted_proxies
+    if address in trusted:
+        # From the right: what stands left of the last address that no proxy of ours wrote may be invented.
+        for hop in reversed(request.headers.get("x-forwarded-for", "").split(",")):
+            if hop.strip() and hop.strip() not in trusted:
+                return hop.strip()[:64]
+    return address
+
+
 def _log_access(request: Request, status: int, seconds: float) -> None:
     """Method, path, status, time, address, account. The query is left out: signed addresses carry their key there."""
-    address = request.client.host if request.client else "-"
-    caller = request.scope.get("llmasos.caller")
-    name = caller.name if caller is not None and caller.name else "-"
+    address, name = request.caller.address or "-", request.caller.name or "-"
     # A line of the log is one line whatever was sent.
     path = "".join(c if c.isprintable() else "?" for c in raw_path(request))
     access.info("%s %s %d %.1fms %s %s", request.method, path, status, 1000 * seconds, address, name)

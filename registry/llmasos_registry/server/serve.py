@@ -8,9 +8,11 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 from starlette.responses import Response
 
+from llmasos_registry.server.accounts import routes as accounts_face
 from llmasos_registry.server.accounts.caller import Caller
 from llmasos_registry.server.accounts.people import create_account
 from llmasos_registry.server.accounts.tokens import issue_token
+from llmasos_registry.server.api import routes as api_face
 from llmasos_registry.server.app import Application, Task
 from llmasos_registry.server.context import Registry, Request
 from llmasos_registry.server.db.engine import Database
@@ -58,7 +60,11 @@ def first_admin(registry: Registry) -> str | None:
 
 def all_routes() -> tuple[Route, ...]:
     """The routes of every face. The Hub's web addresses (`/{repo}/...`) come last: they match almost anything."""
-    return (Route("GET", "/healthz", health, "public", weight="free"),)
+    return (
+        Route("GET", "/healthz", health, "public", weight="free"),
+        *accounts_face.ROUTES,
+        *api_face.ROUTES,
+    )
 
 
 def all_tasks() -> tuple[Task, ...]:

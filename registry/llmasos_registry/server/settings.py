@@ -15,6 +15,8 @@ from llmasos.errors import ConfigError
 #: The operator's file in the data folder.
 FILE = "registry.toml"
 PREFIX = "LLMASOS_REGISTRY_"
+#: Settings that are lists; in a variable their parts stand between commas.
+_LISTS = frozenset({"reserved_prefixes", "trusted_proxies"})
 
 
 class Settings(BaseModel):
@@ -43,6 +45,9 @@ class Settings(BaseModel):
     )
     require_login: bool = Field(default=False, description="strangers see nothing, not even public projects")
     max_body: int = Field(default=64 << 20, description="largest request body that is no file")
+    idle_timeout: int = Field(
+        default=60, ge=1, description="how long a client may send nothing in the middle of a request"
+    )
     max_wheel: int = Field(default=100 << 20, description="largest file of the package index")
     max_blob: int = Field(default=500 << 30, description="largest file of a model or dataset repository")
     max_inline: int = Field(
@@ -71,6 +76,9 @@ class Settings(BaseModel):
     rate_files: int = Field(
         default=20000, description="file requests in five minutes for each caller; 0: no limit"
     )
+    trusted_proxies: list[str] = Field(
+        default=[], description="addresses of proxies whose X-Forwarded-For is believed"
+    )
     webhook_private: bool = Field(
         default=False, description="let webhooks reach private addresses (a trusted network)"
     )
@@ -84,7 +92,7 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] | None = 
     for name in Settings.model_fields:
         text = variables.get(PREFIX + name.upper())
         if text:
-            named[name] = [part for part in text.split(",") if part] if name == "reserved_prefixes" else text
+            named[name] = [part for part in text.split(",") if part] if name in _LISTS else text
     data = Path(given.get("data") or named.get("data") or "registry-data")
     table = _file(data / FILE)
     try:
