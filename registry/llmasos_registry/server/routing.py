@@ -30,6 +30,8 @@ _SHAPES = {
     "path": r".+",
     "segment": r"[^/]+",
     "repos": r"models|datasets|spaces|kernels",
+    # What this registry has pages for.
+    "kinds": r"models|datasets",
 }
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import sqlalchemy as sa
+from typing import Any
 
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from llmasos_registry.server.db import full_text
 from llmasos_registry.server.db.engine import Moment
 from llmasos_registry.server.db.metadata import Id, Json, metadata
 
@@ -91,19 +95,26 @@ downloads = sa.Table(
     sa.Column("count", sa.BigInteger, nullable=False),
 )
 
-#: What search looks through; the full-text index over it is the database's own (FTS5, tsvector).
+#: What search looks through, one row a project or repository. ``heads`` (name, summary, keywords) and ``body`` (the
+#: description) are lists of words, already split and folded, so that both databases find the same.
 documents = sa.Table(
     "documents",
     metadata,
     sa.Column("id", Id, primary_key=True),
-    sa.Column("kind", sa.String(8), nullable=False),
+    sa.Column("kind", sa.String(8), nullable=False),  # plugin | package | model | dataset
     sa.Column("name", sa.String(200), nullable=False),
     sa.Column("owner_id", Id, nullable=False),
+    sa.Column("owner", sa.String(96), nullable=False),
     sa.Column("private", sa.Boolean, nullable=False, server_default=sa.false()),
-    sa.Column("title", sa.Text, nullable=False),
+    sa.Column("summary", sa.Text, nullable=False),
+    sa.Column("version", sa.String(120)),
+    sa.Column("downloads", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("heads", sa.Text, nullable=False),
     sa.Column("body", sa.Text, nullable=False),
     sa.Column("updated_at", Moment, nullable=False),
     sa.UniqueConstraint("kind", "name"),
+    sa.Index("ix_documents_name", "name"),
+    sa.Index("ix_documents_updated", "updated_at", "id"),
 )
 
 audit_log = sa.Table(
@@ -119,3 +130,10 @@ audit_log = sa.Table(
     sa.Column("detail", Json, nullable=False),
     sa.Column("digest", sa.String(64), nullable=False),
 )
+
+
+@event.listens_for(documents, "after_create")
+def _create_full_text(target: sa.Table, connection: sa.Connection, **_: Any) -> None:
+    """Full-text indexes are no part of what SQLAlchemy knows of tables."""
+    for statement in full_text.CREATE[connection.dialect.name]:
+        connection.exec_driver_sql(statement)

@@ -1,0 +1,211 @@
+"""Shapes of the API's answers. The OpenAPI document is made from these, and mypy checks the handlers against them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict
+
+
+class Info(TypedDict):
+    """Where the faces of this registry are."""
+
+    name: str
+    version: str
+    api: Literal["1"]
+    hub: str
+    index: str
+    upload: str
+    #: Grows with every change that clients can see.
+    serial: int
+
+
+class Membership(TypedDict):
+    """A role in an organisation."""
+
+    org: str
+    role: str
+
+
+class Me(TypedDict):
+    """Who the token belongs to, and what it allows."""
+
+    name: str
+    admin: bool
+    scopes: list[str]
+    projects: list[str] | None
+    orgs: list[Membership]
+
+
+class PackageFile(TypedDict):
+    """A file of the package index."""
+
+    filename: str
+    url: str
+    sha256: str
+    size: int
+    upload_time: str
+    metadata_sha256: str | None
+
+
+class PackageVersion(TypedDict):
+    """A version of a project."""
+
+    version: str
+    yanked: bool
+    yanked_reason: str | None
+    requires_python: str | None
+    requires_dist: list[str]
+    manifest: dict[str, Any] | None
+    published_at: str
+    files: list[PackageFile]
+
+
+class Project(TypedDict):
+    """A project of the package index; ``plugin_id`` and ``manifest`` are null when it is no plugin."""
+
+    name: str
+    plugin_id: str | None
+    summary: str
+    owner: str
+    private: bool
+    status: str
+    status_reason: str | None
+    sdists: bool
+    serial: int
+    downloads: int
+    #: Newest first.
+    versions: list[PackageVersion]
+
+
+class ProjectSettings(TypedDict):
+    """What the owner of a project may set."""
+
+    name: str
+    private: bool
+    status: str
+    status_reason: str | None
+    sdists: bool
+    serial: int
+
+
+class Yanked(TypedDict):
+    """A version after it was yanked or taken back."""
+
+    version: str
+    yanked: bool
+    yanked_reason: str | None
+    serial: int
+
+
+class Envelope(TypedDict):
+    """A DSSE envelope."""
+
+    payload: str
+    payloadType: str
+    signatures: list[dict[str, Any]]
+
+
+class FileSignatures(TypedDict):
+    """The signatures of a file; ``publisher`` is the account whose keys verify them."""
+
+    filename: str
+    sha256: str
+    publisher: str
+    signatures: list[Envelope]
+
+
+class Release(TypedDict):
+    """A sealed version of a model or dataset."""
+
+    version: str
+    commit: str
+    created_at: str
+    author: str
+    yanked: bool
+    yanked_reason: str | None
+    message: str
+    requires: list[str]
+    signed: bool
+
+
+class Repository(TypedDict):
+    """A model or dataset. ``head`` is the newest commit of main, null while there is none."""
+
+    id: str
+    kind: str
+    owner: str
+    private: bool
+    gated: Literal[False] | str
+    summary: str
+    tags: list[str]
+    downloads: int
+    created_at: str
+    updated_at: str
+    head: str | None
+    serial: int
+    #: Newest first.
+    releases: list[Release]
+
+
+class RepositoryFile(TypedDict):
+    """A file of a commit; ``oid`` is git's id of what stands in the tree."""
+
+    path: str
+    size: int
+    sha256: str
+    oid: str
+
+
+class SignatureFile(TypedDict):
+    """Where the signature lies in the repository."""
+
+    path: str
+
+
+class PluginCandidates(TypedDict):
+    """The versions of a plugin that meet a requirement, best first; empty when this registry has none."""
+
+    requirement: str
+    candidates: list[str]
+
+
+class Resolution(TypedDict):
+    """What a reference to a model or dataset stands for, and what it needs. ``version`` is null when no release is meant."""
+
+    id: str
+    kind: str
+    version: str | None
+    commit: str
+    sealed: bool
+    yanked: bool
+    yanked_reason: str | None
+    requires: list[str]
+    architecture: str | None
+    publisher: str
+    serial: int
+    files: list[RepositoryFile]
+    signature: SignatureFile | None
+    plugins: list[PluginCandidates]
+
+
+class PublisherKey(TypedDict):
+    """A key of a publisher. What it signed before ``revoked_at`` is for the client to judge; it signs nothing new."""
+
+    keyid: str
+    pem: str
+    comment: str
+    created_at: str
+    revoked_at: str | None
+
+
+class PublisherKeys(TypedDict):
+    """All keys that an account ever registered, oldest first."""
+
+    account: str
+    keys: list[PublisherKey]
+
+
+class Refusal(TypedDict, total=False):
+    """Every failure: what is wrong, and what to do."""
+
+    error: str
+    hint: str

@@ -1,0 +1,16 @@
+"""All operations of the registry's own API."""
+
+from __future__ import annotations
+
+from llmasos_registry.server.api import info, plugins, publisher_keys, releases, repositories
+from llmasos_registry.server.api.operation import Operation
+from llmasos_registry.server.routing import Route
+
+OPERATIONS: tuple[Operation, ...] = (
+    *info.OPERATIONS,
+    *plugins.OPERATIONS,
+    *repositories.OPERATIONS,
+    *releases.OPERATIONS,
+    *publisher_keys.OPERATIONS,
+)
+ROUTES: tuple[Route, ...] = tuple(operation.route for operation in OPERATIONS)
