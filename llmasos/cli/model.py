@@ -1,8 +1,9 @@
-"""``llmasos model``: look at models without loading them."""
+"""``llmasos model``: look at models without loading them, and publish them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,7 +13,7 @@ from llmasos.cli.state import State, common_options, pass_state
 
 @click.group()
 def command() -> None:
-    """Look at models."""
+    """Look at models, and publish them."""
 
 
 @command.command("info")
@@ -67,3 +68,84 @@ def _size(count: int) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} TB"
+
+
+@command.command(short_help="Publish a model in a registry.")
+@click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("name", metavar="ORG/NAME")
+@click.option("--version", metavar="1.2.0", help="Seal the content as this version.")
+@click.option("--message", "-m", help="What changed: the first line is the title of the commit.")
+@click.option("--private", is_flag=True, help="A new repository is private.")
+@click.option("--dataset", is_flag=True, help="PATH is a data set, not a model.")
+@click.option(
+    "--key", type=click.Path(dir_okay=False, path_type=Path), help="Sign with the key in this file."
+)
+@click.option("--no-sign", is_flag=True, help="Publish without a signature.")
+@click.option("--registry", metavar="URL", help="The registry to publish in. [env: LLMASOS_REGISTRY]")
+@click.option(
+    "--write-card", is_flag=True, help="Write a template of README.md to fill in, and publish nothing."
+)
+@common_options
+@pass_state
+def publish(
+    state: State,
+    path: Path,
+    name: str,
+    version: str | None,
+    message: str | None,
+    private: bool,
+    dataset: bool,
+    key: Path | None,
+    no_sign: bool,
+    registry: str | None,
+    write_card: bool,
+) -> None:
+    """Make the repository ORG/NAME equal to the folder PATH, signed with your key.
+
+    Only what changed is uploaded; files that are no longer in the folder are deleted. A run that was interrupted is
+    finished by the same command. With --version the content is sealed: that version never changes.
+    """
+    from llmasos_registry.client import model_folder, publish_model
+
+    kind = "dataset" if dataset else "model"
+    publish_model.split_id(name)
+    if write_card:
+        card = model_folder.write_card(path, name, kind)
+        state.output.emit({"card": card}, f"wrote {card}: fill it in, then publish")
+        return
+    from llmasos.cli.registry_key import signing_key
+    from llmasos_registry.client.credentials import connect
+
+    signer = signing_key(state, key, no_sign)
+    with (
+        connect(state.config, registry, need_token=True) as connection,
+        state.output.progress() as progress,
+    ):
+        done = publish_model.publish_model(
+            connection,
+            path,
+            name,
+            key=signer,
+            progress=progress,
+            kind=kind,
+            version=version,
+            message=message,
+            private=private,
+        )
+        url = connection.url
+
+    def human() -> str:
+        title = f"{done.id} {done.version}" if done.version else done.id
+        if done.changed or done.deleted or done.sealed_now:
+            what = (
+                f"{len(done.changed)} files changed, {len(done.deleted)} deleted, {done.unchanged} unchanged"
+            )
+        else:
+            what = "it was there already"
+        lines = [f"published {title} at {url}: {what}", f"commit {done.commit}"]
+        lines.append(f"signed with {done.keyid}" if done.keyid else "not signed by this run")
+        if done.left_out:
+            lines.append(f"left out: {', '.join(done.left_out)}")
+        return "\n".join(lines)
+
+    state.output.emit({"registry": url, **done._asdict()}, human)

@@ -1,4 +1,4 @@
-"""``llmasos plugin``: list, describe, switch and check plugins.
+"""``llmasos plugin``: list, describe, switch, check and publish plugins.
 
 ``list``, ``info``, ``enable`` and ``disable`` never import plugin code, so they work whatever is installed. ``check`` does,
 in a process of its own.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """List, describe, switch and check plugins."""
+    """List, describe, switch, check and publish plugins."""
 
 
 @command.command("list", short_help="List plugins and their states.")
@@ -204,3 +204,46 @@ def check(state: State, plugin: str) -> ExitCode:
         human,
     )
     return ExitCode.PLUGIN if failed else ExitCode.OK
+
+
+@command.command(short_help="Publish a plugin in a registry.")
+@click.argument("path", default=".", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--key", type=click.Path(dir_okay=False, path_type=Path), help="Sign with the key in this file."
+)
+@click.option("--no-sign", is_flag=True, help="Publish without a signature.")
+@click.option("--registry", metavar="URL", help="The registry to publish in. [env: LLMASOS_REGISTRY]")
+@common_options
+@pass_state
+def publish(state: State, path: Path, key: Path | None, no_sign: bool, registry: str | None) -> None:
+    """Publish PATH: a project folder, which is built in an environment of its own, or a wheel.
+
+    The wheel is checked without being installed, signed with your key and uploaded. Publishing the same wheel again
+    changes nothing; a published version never changes.
+    """
+    import tempfile
+
+    from llmasos.cli.registry_key import signing_key
+    from llmasos_registry.client.credentials import connect
+    from llmasos_registry.client.publish_plugin import publish_plugin
+    from llmasos_registry.client.wheel_build import build_wheel
+
+    private = signing_key(state, key, no_sign)
+    with (
+        connect(state.config, registry, need_token=True) as connection,
+        tempfile.TemporaryDirectory(prefix="llmasos-publish-") as scratch,
+        state.output.progress() as progress,
+    ):
+        wheel = path
+        if path.is_dir():
+            progress.phase(f"building {path.resolve().name}")
+            wheel = build_wheel(path, Path(scratch))
+        done = publish_plugin(connection, wheel, key=private, progress=progress)
+        url = connection.url
+
+    def human() -> str:
+        verb = "published" if done.uploaded else "already published:"
+        signed = f"signed by {done.publisher} with {done.keyid}" if done.keyid else "not signed"
+        return f"{verb} {done.name} {done.version} at {url}\n{done.filename}, sha256 {done.sha256}\n{signed}"
+
+    state.output.emit({"registry": url, **done._asdict()}, human)

@@ -6,6 +6,7 @@ import click
 
 #: name -> (import path, summary), as in llmasos/cli/main.py; a test compares the summaries with the commands.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "key": ("llmasos.cli.registry_key:command", "Publisher keys: make, register, revoke, pin."),
     "org": ("llmasos.cli.registry_accounts:org", "Organisations and their members."),
     "serve": ("llmasos.cli.registry_serve:command", "Run a registry on this machine."),
     "token": ("llmasos.cli.registry_accounts:token", "Access tokens of users."),

@@ -150,11 +150,6 @@ class Trust:
                 f"llmasos registry key pin --accept {account} --for {subject}",
             )
 
-    def forget_owner(self, subject: str) -> None:
-        """Let the next contact decide who publishes ``subject``."""
-        with self._change() as table:
-            table.get("subjects", {}).get(subject, {}).pop("publisher", None)
-
     def check_serial(self, serial: int, subject: str | None = None) -> None:
         """Remember the highest serial; raise RolledBack naming both when ``serial`` is lower than one seen before."""
         seen = self.serial(subject)
