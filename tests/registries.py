@@ -2,6 +2,8 @@
 
 Both make accounts directly in the database, as the operator's commands do. Every test has names of its own choosing;
 tests that share a server (`registry` is one a module) must not share accounts or projects.
+
+`app` runs each test on SQLite and on PostgreSQL. LLMASOS_TEST_DATABASE=sqlite or =postgresql runs one of them.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -19,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from postgres_server import TEMPLATE, Postgres, find_programs
 from starlette.testclient import TestClient
 
 from llmasos_registry.server.accounts.caller import Caller
@@ -215,14 +219,48 @@ def registry(start_server: Callable[..., Server]) -> Iterator[Server]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server with the tables of a new registry in its template."""
+    programs = find_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    server = Postgres(programs)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(data=Path(folder), database=server.empty(TEMPLATE))
+        open_registry(settings).db.close()
+    yield server
+    server.stop()
+
+
+DATABASES = ("sqlite", "postgresql")
+
+
+@pytest.fixture(params=DATABASES)
+def database(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """The setting `database` for a test: None (SQLite), then the address of a fresh PostgreSQL database."""
+    wanted = os.environ.get("LLMASOS_TEST_DATABASE", request.param)
+    if wanted not in DATABASES:
+        pytest.fail(f"LLMASOS_TEST_DATABASE={wanted}: {' or '.join(DATABASES)}")
+    if wanted != request.param:
+        pytest.skip(f"LLMASOS_TEST_DATABASE={wanted}")
+    if request.param == "sqlite":
+        yield None
+        return
+    server: Postgres = request.getfixturevalue("postgres")
+    url = server.copy()
+    yield url
+    server.drop(url)
+
+
 @pytest.fixture
-def make_app(tmp_path: Path) -> Iterator[Callable[..., InProcess]]:
-    """`make_app(**settings) -> InProcess` on fresh data."""
+def make_app(tmp_path: Path, database: str | None) -> Iterator[Callable[..., InProcess]]:
+    """`make_app(**settings) -> InProcess` on fresh files. Those of one test share its PostgreSQL database."""
     made: list[InProcess] = []
 
     def make(**settings: Any) -> InProcess:
         folder = tmp_path / f"registry-{len(made)}"
-        made.append(InProcess(Settings(data=folder, **settings)))
+        made.append(InProcess(Settings(**{"data": folder, "database": database, **settings})))
         return made[-1]
 
     yield make
@@ -233,5 +271,5 @@ def make_app(tmp_path: Path) -> Iterator[Callable[..., InProcess]]:
 
 @pytest.fixture
 def app(make_app: Callable[..., InProcess]) -> InProcess:
-    """The application with default settings."""
+    """The application with default settings, once on each database."""
     return make_app()

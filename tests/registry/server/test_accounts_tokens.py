@@ -145,6 +145,7 @@ def test_a_restricted_token_ends_only_itself(app: Any) -> None:
     assert app.get("/v1/tokens", part).status_code == 401
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_reading_writes_nothing_and_use_is_noted_later(app: Any) -> None:
     token = app.user("ann", ("read",))
     # A connection of its own sees every change that another one commits.
