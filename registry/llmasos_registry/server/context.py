@@ -11,6 +11,7 @@ from starlette.requests import Request as StarletteRequest
 
 from llmasos_registry.server.accounts.caller import Caller
 from llmasos_registry.server.db.engine import Database
+from llmasos_registry.server.downloads import Downloads
 from llmasos_registry.server.failures import bad_request, too_large
 from llmasos_registry.server.hub.objects import Objects
 from llmasos_registry.server.settings import Settings
@@ -28,6 +29,7 @@ class Registry:
     secret: bytes
     #: Git trees and blobs that were read lately; they never change.
     objects: Objects = field(default_factory=Objects)
+    downloads: Downloads = field(default_factory=Downloads)
 
 
 class Request(StarletteRequest):

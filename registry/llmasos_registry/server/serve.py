@@ -18,6 +18,8 @@ from llmasos_registry.server.context import Registry, Request
 from llmasos_registry.server.db.engine import Database
 from llmasos_registry.server.db.tables import metadata
 from llmasos_registry.server.db.tables_accounts import accounts, facts
+from llmasos_registry.server.downloads import write_downloads
+from llmasos_registry.server.hub import routes as hub_face
 from llmasos_registry.server.responses import json_response
 from llmasos_registry.server.routing import Route
 from llmasos_registry.server.settings import Settings
@@ -64,12 +66,13 @@ def all_routes() -> tuple[Route, ...]:
         Route("GET", "/healthz", health, "public", weight="free"),
         *accounts_face.ROUTES,
         *api_face.ROUTES,
+        *hub_face.ROUTES,
     )
 
 
 def all_tasks() -> tuple[Task, ...]:
     """What runs beside the requests."""
-    return ()
+    return (write_downloads,)
 
 
 def create_app(

@@ -103,10 +103,12 @@ def web_prefix(kind: str) -> str:
     return "datasets/" if kind == "dataset" else ""
 
 
-_COLUMNS = [repos.c[name] for name in Repo.__slots__]
+#: What a query selects to make a Repo of its row.
+COLUMNS = [repos.c[name] for name in Repo.__slots__]
 
 
-def _from_row(row: sa.Row[Any]) -> Repo:
+def from_row(row: sa.Row[Any]) -> Repo:
+    """The repository of a row of COLUMNS."""
     return Repo(**row._mapping)
 
 
@@ -117,15 +119,15 @@ def find_repo(conn: sa.Connection, kind: str, name: str, caller: Caller, need: N
     when its files need a grant, 403 when it is disabled or the right is missing. Raises Moved when it has a new name.
     """
     key = name.lower()
-    row = conn.execute(sa.select(*_COLUMNS).where(repos.c.kind == kind, repos.c.key == key)).one_or_none()
+    row = conn.execute(sa.select(*COLUMNS).where(repos.c.kind == kind, repos.c.key == key)).one_or_none()
     moved = row is None
     if row is None:
         row = conn.execute(
-            sa.select(*_COLUMNS)
+            sa.select(*COLUMNS)
             .join(repo_names, repo_names.c.repo_id == repos.c.id)
             .where(repo_names.c.kind == kind, repo_names.c.key == key)
         ).one_or_none()
-    repo = None if row is None else _from_row(row)
+    repo = None if row is None else from_row(row)
     if repo is None or not caller.may_read(repo.owner, repo.full_name, private=repo.private):
         raise repo_not_found(name, anonymous=caller.anonymous)
     if moved:
@@ -194,10 +196,10 @@ def requested_repo(conn: sa.Connection, request: Request, need: Need = "read", k
 
 def repo_by_id(conn: sa.Connection, repo_id: int) -> Repo:
     """The repository of a row's id, whoever asks. Raises LookupError."""
-    row = conn.execute(sa.select(*_COLUMNS).where(repos.c.id == repo_id)).one_or_none()
+    row = conn.execute(sa.select(*COLUMNS).where(repos.c.id == repo_id)).one_or_none()
     if row is None:
         raise LookupError(f"repository {repo_id}")
-    return _from_row(row)
+    return from_row(row)
 
 
 _COMMIT_COLUMNS = [commits.c[name] for name in Commit.__slots__]

@@ -24,8 +24,8 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise YamlRefused(f"line {event.start_mark.line + 1}: aliases (`*name`) are not taken")
+            line = self.get_mark().line + 1
+            raise YamlRefused(f"line {line}: aliases (`*name`) are not taken")
         return super().compose_node(parent, index)
 
 

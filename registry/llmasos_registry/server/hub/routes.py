@@ -1,0 +1,31 @@
+"""Every route of the Hub face, in the order in which they are tried."""
+
+from __future__ import annotations
+
+from llmasos_registry.server.hub import (
+    branches,
+    discussions,
+    gating,
+    identity,
+    info,
+    leaderboard,
+    lifecycle,
+    listings,
+    resolve,
+    unsupported,
+)
+from llmasos_registry.server.routing import Route
+
+ROUTES: tuple[Route, ...] = (
+    *identity.ROUTES,
+    *lifecycle.ROUTES,
+    *leaderboard.ROUTES,
+    *gating.ROUTES,
+    *discussions.ROUTES,
+    *branches.ROUTES,
+    *listings.ROUTES,
+    *info.ROUTES,
+    *resolve.ROUTES,
+    *gating.WEB_ROUTES,
+    *unsupported.ROUTES,
+)
