@@ -209,3 +209,22 @@ class Refusal(TypedDict, total=False):
 
     error: str
     hint: str
+
+
+class Found(TypedDict):
+    """A thing that was searched for; ``version`` is the newest that was not taken back, null when there is none."""
+
+    kind: str
+    name: str
+    summary: str
+    version: str | None
+    owner: str
+    downloads: int
+    updated_at: str
+
+
+class SearchResults(TypedDict):
+    """A page of results; ``next`` is the cursor of the next page, null on the last."""
+
+    results: list[Found]
+    next: str | None

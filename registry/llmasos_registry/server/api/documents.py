@@ -52,6 +52,7 @@ def index_document(
     conn: sa.Connection,
     *,
     kind: str,
+    key: str,
     name: str,
     owner_id: int,
     owner: str,
@@ -63,8 +64,9 @@ def index_document(
     keywords: Iterable[str] = (),
     text: str | None = None,
 ) -> None:
-    """Put a thing into search, or say that it changed; ``name`` is its key. ``text`` None keeps the description known."""
+    """Put a thing into search, or say that it changed. ``text`` None keeps the description known."""
     values: dict[str, Any] = {
+        "name": name,
         "owner_id": owner_id,
         "owner": owner,
         "private": private,
@@ -76,14 +78,14 @@ def index_document(
     }
     if text is not None:
         values["body"] = word_list([text])
-    same = (documents.c.kind == kind) & (documents.c.name == name)
+    same = (documents.c.kind == kind) & (documents.c.key == key)
     if conn.execute(documents.update().where(same).values(values)).rowcount == 0:
-        conn.execute(documents.insert().values({"body": "", **values, "kind": kind, "name": name}))
+        conn.execute(documents.insert().values({"body": "", **values, "kind": kind, "key": key}))
 
 
-def remove_document(conn: sa.Connection, kind: str, name: str) -> None:
+def remove_document(conn: sa.Connection, kind: str, key: str) -> None:
     """Take a thing out of search: it was deleted or renamed."""
-    conn.execute(documents.delete().where(documents.c.kind == kind, documents.c.name == name))
+    conn.execute(documents.delete().where(documents.c.kind == kind, documents.c.key == key))
 
 
 def index_project(conn: sa.Connection, project: int) -> None:
@@ -103,7 +105,8 @@ def index_project(conn: sa.Connection, project: int) -> None:
     index_document(
         conn,
         kind="plugin" if row.plugin_id else "package",
-        name=row.key,
+        key=row.key,
+        name=row.name,
         owner_id=row.owner_id,
         owner=row.owner,
         # A quarantined project is still there for those who own it.
@@ -129,7 +132,8 @@ def index_repo(conn: sa.Connection, repo: int, text: str | None = None) -> None:
     index_document(
         conn,
         kind=row.kind,
-        name=row.key,
+        key=row.key,
+        name=f"{row.owner}/{row.name}",
         owner_id=row.owner_id,
         owner=row.owner,
         private=bool(row.private) or row.disabled is not None,

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from llmasos_registry.server.api import info, plugins, publisher_keys, releases, repositories
+from llmasos_registry.server.api import (
+    file_signatures,
+    info,
+    plugins,
+    publisher_keys,
+    releases,
+    repositories,
+    search,
+)
 from llmasos_registry.server.api.operation import Operation
 from llmasos_registry.server.routing import Route
 
 OPERATIONS: tuple[Operation, ...] = (
     *info.OPERATIONS,
+    *search.OPERATIONS,
     *plugins.OPERATIONS,
     *repositories.OPERATIONS,
     *releases.OPERATIONS,
     *publisher_keys.OPERATIONS,
+    *file_signatures.OPERATIONS,
 )
 ROUTES: tuple[Route, ...] = tuple(operation.route for operation in OPERATIONS)

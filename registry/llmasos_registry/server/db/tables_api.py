@@ -103,6 +103,8 @@ documents = sa.Table(
     sa.Column("id", Id, primary_key=True),
     sa.Column("kind", sa.String(8), nullable=False),  # plugin | package | model | dataset
     sa.Column("name", sa.String(200), nullable=False),
+    #: The name as it is compared: PEP 503, or ``owner/name`` in lower case.
+    sa.Column("key", sa.String(200), nullable=False),
     sa.Column("owner_id", Id, nullable=False),
     sa.Column("owner", sa.String(96), nullable=False),
     sa.Column("private", sa.Boolean, nullable=False, server_default=sa.false()),
@@ -112,9 +114,10 @@ documents = sa.Table(
     sa.Column("heads", sa.Text, nullable=False),
     sa.Column("body", sa.Text, nullable=False),
     sa.Column("updated_at", Moment, nullable=False),
-    sa.UniqueConstraint("kind", "name"),
-    sa.Index("ix_documents_name", "name"),
+    sa.UniqueConstraint("kind", "key"),
+    sa.Index("ix_documents_key", "key"),
     sa.Index("ix_documents_updated", "updated_at", "id"),
+    sa.Index("ix_documents_downloads", "downloads"),
 )
 
 audit_log = sa.Table(
