@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import httpx2
 
@@ -95,21 +95,37 @@ class Connection:
         return self._call("POST", path, data=dict(fields), files=dict(files), timeout=timeout)
 
     @contextmanager
-    def stream(self, url: str) -> Iterator[httpx2.Response]:
+    def stream(self, url: str, headers: Mapping[str, str] | None = None) -> Iterator[httpx2.Response]:
         """A GET whose body is read piece by piece; ``url`` is a path here or an absolute address.
+
+        Bodies are asked for as they are stored, so that their digests can be compared.
 
         A redirect is followed without the token. Raises RegistryNotFound, RegistryError.
         """
         address = url if "://" in url else self.url + url
-        ours = address.startswith(self.url + "/")
-        headers = {} if ours else {"Authorization": ""}
-        with self._reaching(address), self._client.stream("GET", address, headers=headers) as answer:
+        wanted = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "llmasos", **(headers or {})}
+        if not address.startswith(self.url + "/"):
+            with self._elsewhere(address, wanted) as answer:
+                yield answer
+            return
+        with self._reaching(address), self._client.stream("GET", address, headers=wanted) as answer:
             if answer.is_redirect:
-                target = str(answer.headers["location"])
-                with httpx2.stream("GET", target, timeout=60.0, follow_redirects=False) as moved:
-                    self._check(moved, target)
+                target = urljoin(address, str(answer.headers["location"]))
+                with self._elsewhere(target, wanted) as moved:
                     yield moved
                 return
+            self._check(answer, address)
+            yield answer
+
+    @contextmanager
+    def _elsewhere(self, address: str, headers: Mapping[str, str]) -> Iterator[httpx2.Response]:
+        """A GET by a client that has no token."""
+        with (
+            self._reaching(address),
+            httpx2.stream(
+                "GET", address, headers=dict(headers), timeout=60.0, follow_redirects=False
+            ) as answer,
+        ):
             self._check(answer, address)
             yield answer
 

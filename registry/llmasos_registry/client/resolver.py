@@ -8,7 +8,7 @@ Other people's libraries are left to the installer, which knows the whole index.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -75,11 +75,33 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """Chosen plugins by canonical name, and requirement lines on libraries that are not plugins."""
+    """Chosen plugins by canonical name, and what each requires: other plugins, and lines on libraries that are none."""
 
     plugins: Mapping[str, Candidate]
-    libraries: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = field(default=())
+    needs: Mapping[str, tuple[str, ...]]
+    uses: Mapping[str, tuple[str, ...]]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """Lines on libraries of all plugins, without repetition."""
+        return tuple(dict.fromkeys(line for lines in self.needs.values() for line in lines))
+
+    def part(self, names: Iterable[str]) -> Solution:
+        """Only these plugins and those that they use."""
+        wanted: set[str] = set()
+        waiting = [name for name in names if name in self.plugins]
+        while waiting:
+            name = waiting.pop()
+            if name not in wanted:
+                wanted.add(name)
+                waiting += self.uses[name]
+        return Solution(
+            {name: one for name, one in self.plugins.items() if name in wanted},
+            {name: lines for name, lines in self.needs.items() if name in wanted},
+            {name: others for name, others in self.uses.items() if name in wanted},
+            self.warnings,
+        )
 
 
 def wish(line: str, origin: str) -> Wish:
@@ -131,9 +153,17 @@ def resolve(
     for candidate in result.mapping.values():
         if not candidate.fact and (not candidate.extras or candidate.name not in chosen):
             chosen[candidate.name] = candidate
+    needs: dict[str, dict[str, None]] = {name: {} for name in chosen}
+    uses: dict[str, dict[str, None]] = {name: {} for name in chosen}
+    for candidate in result.mapping.values():
+        if not candidate.fact:
+            needs[candidate.name].update(dict.fromkeys(provider.libraries(candidate)))
+            others = [one.name for one in provider.get_dependencies(candidate) if one.name in chosen]
+            uses[candidate.name].update(dict.fromkeys(others))
     return Solution(
         dict(sorted(chosen.items())),
-        tuple(provider.libraries(result.mapping.values())),
+        {name: tuple(lines) for name, lines in sorted(needs.items())},
+        {name: tuple(others) for name, others in sorted(uses.items())},
         tuple(provider.warnings(chosen.values())),
     )
 
@@ -362,22 +392,15 @@ class PluginProvider(AbstractProvider[Wish, Candidate, str]):
                 hint="ask whoever runs the registry",
             )
 
-    def libraries(self, chosen: Iterable[Candidate]) -> Iterator[str]:
-        """Requirement lines on libraries, of everything chosen, without repetition."""
-        seen: set[str] = set()
-        for candidate in chosen:
-            if candidate.fact:
-                continue
-            requires = candidate.manifest.get("requires") or {} if candidate.manifest is not None else {}
-            lines = [*self._requirements(candidate)]
-            lines += [one for one in map(Requirement, requires.get("packages") or ()) if applies(one)]
-            for one in lines:
-                if not self._in_graph(one):
-                    extras = f"[{','.join(sorted(one.extras))}]" if one.extras else ""
-                    line = f"{canonicalize_name(one.name)}{extras}{one.specifier}"
-                    if line not in seen:
-                        seen.add(line)
-                        yield line
+    def libraries(self, candidate: Candidate) -> Iterator[str]:
+        """Requirement lines on libraries of one candidate."""
+        promised = candidate.manifest.get("requires") or {} if candidate.manifest is not None else {}
+        lines = list(self._requirements(candidate))
+        lines += [one for one in map(Requirement, promised.get("packages") or ()) if applies(one)]
+        for one in lines:
+            if not self._in_graph(one):
+                extras = f"[{','.join(sorted(one.extras))}]" if one.extras else ""
+                yield f"{canonicalize_name(one.name)}{extras}{one.specifier}"
 
     def warnings(self, chosen: Iterable[Candidate]) -> Iterator[str]:
         """What does not keep a plan from being carried out, and should be known first."""

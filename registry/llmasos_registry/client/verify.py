@@ -68,8 +68,9 @@ class Verifier:
     """Checks for one registry and one user.
 
     ``registry`` is the address under which trust is pinned, also when the files come from a bundle. ``allow_unsigned``
-    lets a publisher's thing without a signature pass although keys of that publisher are known. ``note`` is told once what
-    was pinned on first contact.
+    lets a publisher's thing without a signature pass although keys of that publisher are known. With ``pin`` False keys and
+    publishers are compared but nothing new is trusted: that is for a plan which the user has not accepted yet. ``note`` is
+    told once what was pinned on first contact.
     """
 
     def __init__(
@@ -79,11 +80,13 @@ class Verifier:
         keys: KeySource,
         *,
         allow_unsigned: bool = False,
+        pin: bool = True,
         note: Callable[[str], None] | None = None,
     ) -> None:
         self.trust = Trust(config_dir, registry)
         self._keys = keys
         self._allow_unsigned = allow_unsigned
+        self._pins = pin
         self._note = note
 
     def verify_file(
@@ -213,6 +216,8 @@ class Verifier:
         return SignatureRefused(text, hint=refusal.hint or "nothing was installed")
 
     def _pin(self, publisher: Publisher, subject: str) -> None:
+        if not self._pins:
+            return
         before = self.trust.publisher(publisher.account)
         if before != publisher or self.trust.owner(subject) != publisher.account:
             self.trust.pin(publisher, subject)
