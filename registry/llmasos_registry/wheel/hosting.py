@@ -41,6 +41,8 @@ _TAKEN = {
     "transformers": "transformers", "triton": "triton", "typing_extensions": "typing-extensions",
     "urllib3": "urllib3", "yaml": "pyyaml",
 }  # fmt: skip
+#: Those distributions.
+TAKEN_DISTRIBUTIONS = frozenset(_TAKEN.values())
 
 
 def check_hosted(facts: WheelFacts) -> None:
@@ -55,10 +57,16 @@ def check_hosted(facts: WheelFacts) -> None:
 
 
 def import_names(facts: WheelFacts) -> tuple[str, ...]:
-    """What can be imported when it is installed: top-level packages and modules."""
-    return tuple(
-        sorted({name for head in facts.top_level if (name := _import_name(facts, head)) is not None})
-    )
+    """Packages and modules that this wheel brings as a whole; not the namespace packages that it adds to."""
+    files = set(facts.site_paths)
+    found = set()
+    for head in facts.top_level:
+        name = _import_name(facts, head)
+        if name is not None and (
+            head in files or any(f"{head}/__init__{end}" in files for end in (".py", ".pyc", ".so"))
+        ):
+            found.add(name)
+    return tuple(sorted(found))
 
 
 def _import_name(facts: WheelFacts, head: str) -> str | None:

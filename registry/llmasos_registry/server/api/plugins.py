@@ -13,14 +13,13 @@ from starlette.responses import Response
 from llmasos_registry.server.accounts.audit import audit, emit
 from llmasos_registry.server.api.access import find_project, project_to_change
 from llmasos_registry.server.api.answers import PackageFile, PackageVersion, Project, Yanked
-from llmasos_registry.server.api.documents import index_project
 from llmasos_registry.server.api.moments import rfc3339
 from llmasos_registry.server.api.operation import Body, Operation, Text, read_body
 from llmasos_registry.server.context import Request
 from llmasos_registry.server.db.engine import utcnow
-from llmasos_registry.server.db.serial import next_serial
 from llmasos_registry.server.db.tables_index import package_files, package_releases, projects
 from llmasos_registry.server.failures import bad_request, not_found
+from llmasos_registry.server.index.changes import project_changed
 from llmasos_registry.server.responses import json_response
 
 #: A project of this status serves no files (PEP 792).
@@ -93,7 +92,7 @@ def _yank(request: Request, reason: str | None) -> Response:
             payload = {"name": project.key, "version": release.version, "reason": reason}
             audit(conn, caller, action, f"{project.key}=={release.version}", {"reason": reason})
             emit(conn, action, project.key, payload)
-            changed(conn, project.id)
+            project_changed(conn, project.id)
         serial = conn.execute(sa.select(projects.c.serial).where(projects.c.id == project.id)).scalar_one()
     answer: Yanked = {
         "version": release.version,
@@ -102,16 +101,6 @@ def _yank(request: Request, reason: str | None) -> Response:
         "serial": serial,
     }
     return json_response(answer)
-
-
-def changed(conn: sa.Connection, project: int) -> None:
-    """A project is another one now: a new serial, its pages and its place in search."""
-    conn.execute(
-        projects.update()
-        .where(projects.c.id == project)
-        .values(serial=next_serial(conn), updated_at=utcnow())
-    )
-    index_project(conn, project)
 
 
 def _release(conn: sa.Connection, project: int, text: str) -> sa.Row[Any]:

@@ -12,12 +12,14 @@ from llmasos_registry.server.api import (
     search,
 )
 from llmasos_registry.server.api.operation import Operation
+from llmasos_registry.server.index import operations as index_operations
 from llmasos_registry.server.routing import Route
 
 OPERATIONS: tuple[Operation, ...] = (
     *info.OPERATIONS,
     *search.OPERATIONS,
     *plugins.OPERATIONS,
+    *index_operations.OPERATIONS,
     *repositories.OPERATIONS,
     *releases.OPERATIONS,
     *publisher_keys.OPERATIONS,

@@ -28,6 +28,17 @@ projects = sa.Table(
     sa.Column("updated_at", Moment, nullable=False),
 )
 
+#: Projects that were deleted. Nobody gets such a name again, and the upstream is not asked for it: environments that
+#: still name it must not be given somebody else's code.
+project_tombstones = sa.Table(
+    "project_tombstones",
+    metadata,
+    sa.Column("key", sa.String(100), primary_key=True),
+    sa.Column("skeleton", sa.String(100), nullable=False, index=True),
+    sa.Column("owner", sa.String(96), nullable=False),
+    sa.Column("deleted_at", Moment, nullable=False),
+)
+
 package_releases = sa.Table(
     "package_releases",
     metadata,
@@ -55,7 +66,7 @@ package_files = sa.Table(
     sa.Column("project_id", Id, sa.ForeignKey("projects.id", ondelete="CASCADE"), nullable=False, index=True),
     sa.Column("filename", sa.String(250), nullable=False, unique=True),
     sa.Column("kind", sa.String(12), nullable=False),  # bdist_wheel | sdist
-    sa.Column("sha256", sa.String(64), sa.ForeignKey("blobs.sha256"), nullable=False, index=True),
+    sa.Column("sha256", sa.String(64), sa.ForeignKey("blobs.sha256"), index=True),  # NULL once it is deleted
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("metadata_sha256", sa.String(64), sa.ForeignKey("blobs.sha256"), index=True),
     sa.Column("requires_python", sa.Text),
@@ -64,15 +75,30 @@ package_files = sa.Table(
     sa.Column("deleted_at", Moment),
 )
 
-#: The simple page of a project, built when it changes.
+#: Import names (top-level packages and modules) that projects here install: two projects must not install the same.
+package_imports = sa.Table(
+    "package_imports",
+    metadata,
+    sa.Column("name", sa.String(200), primary_key=True),
+    sa.Column(
+        "project_id", Id, sa.ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True, index=True
+    ),
+)
+
+#: The simple page of a project, built when it changes: all that a read needs is in one row. Every local name has one,
+#: deleted names too (``gone``), so a name without a page is one that the upstream may be asked for.
 pages = sa.Table(
     "pages",
     metadata,
     sa.Column("key", sa.String(100), primary_key=True),
     sa.Column("etag", sa.String(64), nullable=False),
     sa.Column("json", sa.LargeBinary, nullable=False),
+    sa.Column("json_gzip", sa.LargeBinary, nullable=False),
     sa.Column("html", sa.LargeBinary, nullable=False),
+    sa.Column("serial", sa.BigInteger, nullable=False),
+    sa.Column("owner", sa.String(96), nullable=False),
     sa.Column("private", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("gone", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 
 upstream_pages = sa.Table(
