@@ -16,13 +16,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from postgres_server import TEMPLATE, Postgres, find_programs
+from s3_server import S3Server
 from starlette.testclient import TestClient
 
 from llmasos_registry.server.accounts.caller import Caller
@@ -31,8 +32,10 @@ from llmasos_registry.server.accounts.tokens import issue_token
 from llmasos_registry.server.app import Application
 from llmasos_registry.server.context import Registry
 from llmasos_registry.server.db.engine import Database
+from llmasos_registry.server.routing import Route
 from llmasos_registry.server.serve import all_routes, open_registry
 from llmasos_registry.server.settings import Settings
+from llmasos_registry.server.store.objects import ObjectStore
 
 OPERATOR = Caller(name="operator:test", address="local")
 
@@ -168,8 +171,12 @@ class InProcess(Accounts):
     def __init__(self, settings: Settings) -> None:
         self.registry: Registry = open_registry(settings)
         self.db = self.registry.db
+        self.serve(all_routes())
+
+    def serve(self, routes: Iterable[Route]) -> None:
+        """Answer with these routes from now on."""
         self.client = TestClient(
-            Application(self.registry, all_routes()),
+            Application(self.registry, routes),
             base_url="http://registry.test",
             raise_server_exceptions=False,
             follow_redirects=False,
@@ -267,6 +274,26 @@ def make_app(tmp_path: Path, database: str | None) -> Iterator[Callable[..., InP
     for app in made:
         app.client.close()
         app.db.close()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """An object store that speaks S3 over HTTP."""
+    pytest.importorskip("moto.server", reason="needs the S3 server of `moto[server]`")
+    server = S3Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def make_bucket(s3_server: S3Server, tmp_path: Path) -> Callable[..., ObjectStore]:
+    """`make_bucket(prefix="") -> ObjectStore` on a new bucket; its `address` and `options` are settings of a registry."""
+
+    def make(prefix: str = "") -> ObjectStore:
+        address = f"s3://{s3_server.bucket()}/{prefix}"
+        return ObjectStore(tmp_path / "local", address, s3_server.options)
+
+    return make
 
 
 @pytest.fixture

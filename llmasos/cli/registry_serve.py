@@ -119,6 +119,7 @@ def _first(settings: Settings) -> str | None:
 
     registry = open_registry(settings)
     try:
+        registry.store.check()
         registry.store.recover()
         return first_admin(registry)
     finally:

@@ -6,6 +6,24 @@ import pytest
 
 pytest.importorskip("granian", reason="needs the extra `registry`")
 
-from registries import app, database, make_app, postgres, registry, start_server
+from registries import (
+    app,
+    database,
+    make_app,
+    make_bucket,
+    postgres,
+    registry,
+    s3_server,
+    start_server,
+)
 
-__all__ = ["app", "database", "make_app", "postgres", "registry", "start_server"]
+__all__ = [
+    "app",
+    "database",
+    "make_app",
+    "make_bucket",
+    "postgres",
+    "registry",
+    "s3_server",
+    "start_server",
+]

@@ -20,9 +20,11 @@ from llmasos_registry.server.db.tables import metadata
 from llmasos_registry.server.db.tables_accounts import accounts, facts
 from llmasos_registry.server.downloads import write_downloads
 from llmasos_registry.server.hub import routes as hub_face
+from llmasos_registry.server.index.routes import index_routes
 from llmasos_registry.server.responses import json_response
 from llmasos_registry.server.routing import Route
 from llmasos_registry.server.settings import Settings
+from llmasos_registry.server.store.blobs import BlobStore
 from llmasos_registry.server.store.filesystem import FileStore
 
 #: The account of the first start.
@@ -37,7 +39,18 @@ def open_registry(settings: Settings) -> Registry:
     with db.write() as conn:
         secret = _fact(conn, "secret", secrets.token_hex(32))
         _fact(conn, "serial", "0")
-    return Registry(settings, db, FileStore(settings.data), bytes.fromhex(secret))
+    return Registry(settings, db, open_store(settings), bytes.fromhex(secret))
+
+
+def open_store(settings: Settings) -> BlobStore:
+    """Where the settings say that blobs lie. Raises ConfigError."""
+    if settings.storage is None:
+        return FileStore(settings.data)
+    from llmasos_registry.server.store.objects import ObjectStore
+
+    return ObjectStore(
+        settings.data, settings.storage, settings.storage_options, redirect=settings.storage_redirect
+    )
 
 
 def _fact(conn: sa.Connection, name: str, default: str) -> str:
@@ -66,6 +79,7 @@ def all_routes() -> tuple[Route, ...]:
         Route("GET", "/healthz", health, "public", weight="free"),
         *accounts_face.ROUTES,
         *api_face.ROUTES,
+        *index_routes(),
         *hub_face.ROUTES,
     )
 

@@ -43,6 +43,10 @@ class Settings(BaseModel):
     storage_options: dict[str, str] = Field(
         default={}, description="options of the object store client: endpoint, region, access keys"
     )
+    storage_redirect: bool = Field(
+        default=True,
+        description="send clients to the object store for files; else the bytes pass through this server",
+    )
     require_login: bool = Field(default=False, description="strangers see nothing, not even public projects")
     max_body: int = Field(default=64 << 20, description="largest request body that is no file")
     idle_timeout: int = Field(
@@ -67,6 +71,7 @@ class Settings(BaseModel):
     upstream_ttl: int = Field(
         default=600, description="how long a page of the upstream is used without asking"
     )
+    upstream_max_file: int = Field(default=4 << 30, description="largest file taken from the upstream")
     reserved_prefixes: list[str] = Field(
         default=["llmasos-"], description="package names never looked up upstream"
     )

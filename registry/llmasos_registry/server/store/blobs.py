@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -64,6 +64,9 @@ class BlobWriter(Protocol):
 class BlobStore(Protocol):
     """Where blobs lie. Every method may block; call from a worker thread, or for files in pieces."""
 
+    def check(self) -> None:
+        """Whether it can be used at all. Raises EnvironmentProblem."""
+
     def writer(self) -> BlobWriter:
         """A new blob."""
 
@@ -85,8 +88,8 @@ class BlobStore(Protocol):
     def url(self, sha256: str, filename: str, lifetime: int) -> str | None:
         """An address that serves the bytes without this server, where there is one."""
 
-    def delete(self, sha256: str) -> None:
-        """Remove; nothing when it is not there."""
+    def discard(self, sha256: str, before: datetime) -> bool:
+        """Remove a blob, unless it was written at that moment or later; whether it is gone."""
 
     def quarantine(self, sha256: str) -> None:
         """Take it out of service without destroying it."""
@@ -100,8 +103,8 @@ class BlobStore(Protocol):
     def recover(self) -> int:
         """Remove what a killed server left half-written; how many. Only while no other server uses the store."""
 
-    def sweep_temporary(self, before: datetime) -> int:
-        """Remove temporary files and staging folders older than that; how many."""
+    def sweep_temporary(self, before: datetime, keep: Callable[[str], bool] = ...) -> int:
+        """Remove temporary files and staging folders older than that, but not the folders ``keep`` names; how many."""
 
 
 def record_blob(conn: sa.Connection, stored: Stored) -> None:

@@ -2,87 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
-from llmasos_registry.server.store.blobs import PIECE, BlobMissing, DigestMismatch, Stored
+from llmasos_registry.server.store.blobs import PIECE, BlobMissing, Stored
+from llmasos_registry.server.store.temporary import TemporaryBlob
 
 
-class FileStore:
-    """The store in a folder. ``temporary`` lies in the same file system, or rename would copy."""
+class LocalFolders:
+    """What every store has on this machine: temporary files, and parts of uploads under way."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.blobs = folder / "blobs" / "sha256"
         self.temporary = folder / "tmp"
         self.parts = folder / "staging"
-        self.quarantined = folder / "quarantine"
-        for place in (self.blobs, self.temporary, self.parts):
+        for place in (self.temporary, self.parts):
             place.mkdir(parents=True, exist_ok=True)
-
-    def _place(self, sha256: str) -> Path:
-        return self.blobs / sha256[:2] / sha256[2:4] / sha256
-
-    def writer(self) -> FileWriter:
-        """A new blob."""
-        return FileWriter(self)
-
-    def put(self, data: bytes) -> Stored:
-        """A blob from memory."""
-        with self.writer() as writer:
-            writer.write(data)
-            return writer.commit()
-
-    def open(self, sha256: str) -> BinaryIO:
-        """A seekable reader. Raises BlobMissing."""
-        try:
-            return open(self._place(sha256), "rb")
-        except FileNotFoundError:
-            raise BlobMissing(sha256) from None
-
-    def pieces(self, sha256: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        """Bytes ``start`` to ``stop`` in pieces. Raises BlobMissing."""
-        return _pieces(self.open(sha256), start, stop)
-
-    def exists(self, sha256: str) -> bool:
-        """Whether it is there."""
-        return self._place(sha256).is_file()
-
-    def path(self, sha256: str) -> Path | None:
-        """The file, if it is there."""
-        place = self._place(sha256)
-        return place if place.is_file() else None
-
-    def url(self, sha256: str, filename: str, lifetime: int) -> str | None:
-        """Files have no address but this server's."""
-        return None
-
-    def delete(self, sha256: str) -> None:
-        """Remove; nothing when it is not there."""
-        with suppress(FileNotFoundError):
-            self._place(sha256).unlink()
-
-    def quarantine(self, sha256: str) -> None:
-        """Move it to ``quarantine``."""
-        self.quarantined.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):
-            os.replace(self._place(sha256), self.quarantined / sha256)
-
-    def walk(self) -> Iterator[tuple[str, int, datetime]]:
-        """Every blob, in order of its digest."""
-        for first in _folders(self.blobs):
-            for second in _folders(first):
-                for entry in sorted(os.scandir(second), key=lambda item: item.name):
-                    with suppress(FileNotFoundError):
-                        facts = entry.stat()
-                        yield entry.name, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC)
 
     def staging(self, upload: str) -> Path:
         """The folder of an upload's parts."""
@@ -100,11 +40,13 @@ class FileStore:
             os.unlink(entry.path)
         return len(left)
 
-    def sweep_temporary(self, before: datetime) -> int:
-        """Remove what was left by uploads that never ended."""
+    def sweep_temporary(self, before: datetime, keep: Callable[[str], bool] = lambda name: False) -> int:
+        """Remove what uploads that never ended left, but not the staging folders that ``keep`` names. How many."""
         removed = 0
         for folder in (self.temporary, self.parts):
             for entry in list(os.scandir(folder)):
+                if folder == self.parts and keep(entry.name):
+                    continue
                 with suppress(FileNotFoundError):
                     if entry.stat().st_mtime < before.timestamp():
                         if entry.is_dir(follow_symlinks=False):
@@ -115,63 +57,129 @@ class FileStore:
         return removed
 
 
-class FileWriter:
-    """One blob on its way in."""
+class FileStore(LocalFolders):
+    """The store in a folder. ``temporary`` lies in the same file system, or rename would copy."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.blobs = folder / "blobs" / "sha256"
+        self.blobs.mkdir(parents=True, exist_ok=True)
+        self.quarantined = folder / "quarantine"
+        #: Folders whose names this process knows to be on disk.
+        self._durable: set[Path] = set()
+
+    def place(self, sha256: str) -> Path:
+        """Where a blob lies, or would."""
+        return self.blobs / sha256[:2] / sha256[2:4] / sha256
+
+    def check(self) -> None:
+        """Files are there or the folder could not have been opened."""
+
+    def writer(self) -> FileWriter:
+        """A new blob."""
+        return FileWriter(self)
+
+    def put(self, data: bytes) -> Stored:
+        """A blob from memory."""
+        with self.writer() as writer:
+            writer.write(data)
+            return writer.commit()
+
+    def open(self, sha256: str) -> BinaryIO:
+        """A seekable reader. Raises BlobMissing."""
+        try:
+            return open(self.place(sha256), "rb")
+        except FileNotFoundError:
+            raise BlobMissing(sha256) from None
+
+    def pieces(self, sha256: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """Bytes ``start`` to ``stop`` in pieces. Raises BlobMissing."""
+        return read_pieces(self.open(sha256), start, stop)
+
+    def exists(self, sha256: str) -> bool:
+        """Whether it is there."""
+        return self.place(sha256).is_file()
+
+    def path(self, sha256: str) -> Path | None:
+        """The file, if it is there."""
+        place = self.place(sha256)
+        return place if place.is_file() else None
+
+    def url(self, sha256: str, filename: str, lifetime: int) -> str | None:
+        """Files have no address but this server's."""
+        return None
+
+    def discard(self, sha256: str, before: datetime) -> bool:
+        """Remove a blob, unless it was written again since; whether it is gone.
+
+        It is moved away first and its age is read then: a writer that finds the same bytes renews their age in place
+        (``FileWriter``), so either this sees the new age and moves the file back, or the writer finds no file and
+        writes its own.
+        """
+        place, aside = self.place(sha256), self.temporary / f"discard.{sha256}.{os.urandom(4).hex()}"
+        try:
+            os.rename(place, aside)
+        except FileNotFoundError:
+            return True
+        if aside.stat().st_mtime >= before.timestamp():
+            os.rename(aside, place)
+            return False
+        aside.unlink()
+        return True
+
+    def quarantine(self, sha256: str) -> None:
+        """Move it to ``quarantine``."""
+        self.quarantined.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            os.replace(self.place(sha256), self.quarantined / sha256)
+
+    def walk(self) -> Iterator[tuple[str, int, datetime]]:
+        """Every blob, in order of its digest."""
+        for first in _folders(self.blobs):
+            for second in _folders(first):
+                for entry in sorted(os.scandir(second), key=lambda item: item.name):
+                    with suppress(FileNotFoundError):
+                        facts = entry.stat()
+                        yield entry.name, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC)
+
+    def make_durable(self, folder: Path) -> None:
+        """Make a folder of blobs so that it survives a power cut: its name is synced in its parent.
+
+        Once in each process, also for folders that are there: another process may have made one and not come to its
+        sync yet.
+        """
+        if folder in self._durable:
+            return
+        if folder != self.blobs:
+            self.make_durable(folder.parent)
+            folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+        self._durable.add(folder)
+
+
+class FileWriter(TemporaryBlob):
+    """One blob on its way into a folder."""
 
     def __init__(self, store: FileStore) -> None:
+        super().__init__(store.temporary)
         self._store = store
-        self._path = store.temporary / f"{os.getpid()}.{os.urandom(12).hex()}"
-        self._file = open(self._path, "xb", buffering=0)  # noqa: SIM115 - closed in commit or __exit__
-        self._digest = hashlib.sha256()
-        self._done = False
-        self.size = 0
 
-    def write(self, piece: bytes) -> None:
-        """Append and hash."""
-        view = memoryview(piece)
-        while view:
-            view = view[self._file.write(view) :]
-        self._digest.update(piece)
-        self.size += len(piece)
-
-    def commit(self, expected: str | None = None) -> Stored:
-        """fsync, rename to its digest, fsync of the folder. Raises DigestMismatch."""
-        found = self._digest.hexdigest()
-        if expected is not None and found != expected:
-            raise DigestMismatch(expected, found)
+    def _keep(self, sha256: str) -> None:
         os.fsync(self._file.fileno())
         self._file.close()
-        place = self._store._place(found)
-        if place.is_file():
-            # The same bytes are there. Its age is renewed, so that a sweep under way leaves it alone.
-            with suppress(FileNotFoundError):
-                os.utime(place)
-                self._path.unlink()
-                self._done = True
-                return Stored(found, self.size)
-        _make_durable_folder(place.parent, self._store.blobs)
-        os.replace(self._path, place)
-        _sync_folder(place.parent)
-        self._done = True
-        return Stored(found, self.size)
-
-    def file(self) -> Path:
-        """The temporary file."""
-        return self._path
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-        if not self._done:
-            with suppress(FileNotFoundError):
-                self._path.unlink()
+        place = self._store.place(sha256)
+        self._store.make_durable(place.parent)
+        try:
+            # The same bytes may be there. Their age is renewed, so that a sweep under way leaves them alone.
+            os.utime(place)
+        except FileNotFoundError:
+            os.replace(self._path, place)
+        # Also when the file was there: whoever wrote it may not have come to this line.
+        sync_folder(place.parent)
 
 
-def _pieces(file: BinaryIO, start: int, stop: int | None) -> Iterator[bytes]:
+def read_pieces(file: BinaryIO, start: int, stop: int | None) -> Iterator[bytes]:
+    """An open file from ``start`` to ``stop`` in pieces; closed at the end."""
     with file:
         file.seek(start)
         left = None if stop is None else stop - start
@@ -190,18 +198,8 @@ def _folders(folder: Path) -> Iterator[Path]:
             yield Path(entry.path)
 
 
-def _make_durable_folder(folder: Path, root: Path) -> None:
-    """Make a folder below ``root`` so that it survives a power cut: each new name is synced in its parent."""
-    if folder.is_dir():
-        return
-    if folder.parent != root:
-        _make_durable_folder(folder.parent, root)
-    with suppress(FileExistsError):
-        folder.mkdir()
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
