@@ -85,6 +85,9 @@ class Application:
             return refusal(Failure(500, "Internal error of the registry"))
 
     async def _dispatch(self, request: Request) -> Response:
+        # No name here holds a NUL, and PostgreSQL refuses to look for one.
+        if "%00" in raw_path(request) or b"%00" in request.scope.get("query_string", b""):
+            raise Failure(400, "The address has a NUL character")
         match = self.table.find(request.method, raw_path(request))
         if not isinstance(match, Match):
             if match:

@@ -82,4 +82,22 @@ class Request(StarletteRequest):
             raise bad_request("the body is not JSON") from None
         if not isinstance(value, dict):
             raise bad_request("the body is not a JSON object")
+        if not storable(value):
+            raise bad_request("the body has text with NUL characters or halves of surrogate pairs")
         return value
+
+
+def storable(value: Any) -> bool:
+    """Whether every text in a JSON value can be kept: PostgreSQL takes no NUL, UTF-8 no lone surrogates."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, str):
+            if "\0" in item or (not item.isascii() and any("\ud800" <= c <= "\udfff" for c in item)):
+                return False
+        elif isinstance(item, dict):
+            pending += item.keys()
+            pending += item.values()
+        elif isinstance(item, list):
+            pending += item
+    return True

@@ -17,17 +17,25 @@ RESULTS = ".eval_results/"
 MAX_READ = 1 << 20
 MAX_SUMMARY = 300
 MAX_TAGS = 200
-#: Keys of a card whose values become tags, with what stands before the value.
+#: Keys of a card whose values become tags, with what stands before the value; Hub clients filter by these.
 _TAGGED = {
     "tags": "",
     "pipeline_tag": "",
     "library_name": "",
     "language": "",
-    "task_categories": "task_categories:",
-    "size_categories": "size_categories:",
     "license": "license:",
     "datasets": "dataset:",
     "base_model": "base_model:",
+}
+_TAGGED_DATASET = {
+    "tags": "",
+    "language": "language:",
+    "license": "license:",
+    "task_categories": "task_categories:",
+    "task_ids": "task_ids:",
+    "size_categories": "size_categories:",
+    "multilinguality": "multilinguality:",
+    "language_creators": "language_creators:",
 }
 
 
@@ -48,6 +56,8 @@ class Facts:
 
     card: Mapping[str, Any] | None = None
     summary: str = ""
+    #: The whole card, for the full-text search.
+    text: str = ""
     manifest: Mapping[str, Any] | None = None
     results: Mapping[str, tuple[Result, ...]] = field(default_factory=dict)
 
@@ -63,7 +73,7 @@ def read_facts(contents: Mapping[str, bytes]) -> Facts:
     """Facts out of the new contents of the paths that ``is_read`` names. Raises Failure 400 naming file and line."""
     card: Mapping[str, Any] | None = None
     manifest: Mapping[str, Any] | None = None
-    summary = ""
+    summary = card_text = ""
     results: dict[str, tuple[Result, ...]] = {}
     for path, data in contents.items():
         if not is_read(path) or len(data) > MAX_READ:
@@ -73,12 +83,12 @@ def read_facts(contents: Mapping[str, bytes]) -> Facts:
             errors, card = check_card(text)
             if errors:
                 raise bad_request(f"{CARD}: {errors[0]}", hint="correct the block between the `---` lines")
-            summary = first_paragraph(text)
+            summary, card_text = first_paragraph(text), text
         elif path == MANIFEST:
             manifest = _manifest(text)
         else:
             results[path] = _results(path, text)
-    return Facts(card, summary, manifest, results)
+    return Facts(card, summary, card_text, manifest, results)
 
 
 def _text(path: str, data: bytes) -> str:
@@ -150,10 +160,10 @@ def card_warnings(card: Mapping[str, Any], text: str) -> list[str]:
     return [] if card.get("license") else ['"license" is missing: readers cannot tell what they may do']
 
 
-def card_tags(card: Mapping[str, Any] | None) -> list[str]:
-    """Tags of listings, from the card, without repeats and in its order."""
+def card_tags(card: Mapping[str, Any] | None, kind: str) -> list[str]:
+    """Tags of listings, from the card of a model or dataset, without repeats."""
     found: dict[str, None] = {}
-    for key, prefix in _TAGGED.items():
+    for key, prefix in (_TAGGED_DATASET if kind == "dataset" else _TAGGED).items():
         value = (card or {}).get(key)
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, str) and 0 < len(item) <= 150:

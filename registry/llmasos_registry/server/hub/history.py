@@ -14,6 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from llmasos_registry.server.accounts.audit import audit, emit
 from llmasos_registry.server.accounts.caller import Caller
+from llmasos_registry.server.api.documents import index_repo
 from llmasos_registry.server.db.engine import utcnow
 from llmasos_registry.server.db.serial import next_serial
 from llmasos_registry.server.db.tables_hub import commits, eval_results, refs, repo_tags, repos
@@ -330,6 +331,8 @@ def _note(
     if branch == "main":
         values |= _listing_values(conn, repo, changes, facts)
     conn.execute(repos.update().where(repos.c.id == repo.id).values(values))
+    if branch == "main":
+        index_repo(conn, repo.id, facts.text if any(change.path == CARD for change in changes) else None)
     detail = {"commit": commit.oid, "parent": before.oid, "branch": branch}
     audit(conn, caller, "commit", f"{repo.kind}:{repo.full_name}", detail | {"title": commit.title})
     emit(conn, f"{repo.kind}.commit", repo.full_name, detail | {"title": commit.title, "author": caller.name})
@@ -365,7 +368,7 @@ def _listing_values(
         conn.execute(eval_results.insert(), rows)
     values: dict[str, object] = {}
     if CARD in changed:
-        tags = card_tags(facts.card)
+        tags = card_tags(facts.card, repo.kind)
         values |= {"card": facts.card, "tags": tags, "summary": facts.summary}
         conn.execute(repo_tags.delete().where(repo_tags.c.repo_id == repo.id))
         insert_ignoring(conn, repo_tags, [{"repo_id": repo.id, "tag": tag} for tag in tags])

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from llmasos_registry.server.accounts.audit import audit, emit
 from llmasos_registry.server.accounts.caller import Caller
+from llmasos_registry.server.api.documents import index_repo, remove_document
 from llmasos_registry.server.context import Request
 from llmasos_registry.server.db.engine import utcnow
 from llmasos_registry.server.db.serial import next_serial
@@ -153,6 +154,7 @@ def insert_repo(
     ).scalar_one()
     repo = repo_by_id(conn, number)
     first_commit(conn, repo, caller.name)
+    index_repo(conn, repo.id)
     _note(conn, caller, repo, "create", {"private": private})
     return repo
 
@@ -196,6 +198,7 @@ def delete_repo(request: Request) -> Response:
             # Only the name it has now deletes a repository.
             raise repo_not_found(f"{owner}/{name}", anonymous=False) from None
         _keep_name(conn, repo, None)
+        remove_document(conn, repo.kind, repo.full_name.lower())
         _note(conn, request.caller, repo, "delete", {})
         conn.execute(repos.delete().where(repos.c.id == repo.id))
     return json_response({})
@@ -231,6 +234,8 @@ def move_repo(request: Request) -> Response:
             .where(repos.c.id == repo.id)
             .values(owner_id=owner.id, owner=owner.name, name=name, key=key, serial=next_serial(conn))
         )
+        remove_document(conn, repo.kind, repo.full_name.lower())
+        index_repo(conn, repo.id)
         _note(conn, caller, repo, "move", {"to": f"{owner.name}/{name}"})
     return json_response(
         {"url": f"{request.root}/{'datasets/' if repo.kind == 'dataset' else ''}{owner.name}/{name}"}
@@ -257,6 +262,7 @@ def update_settings(request: Request) -> Response:
             conn.execute(
                 repos.update().where(repos.c.id == repo.id).values(values | {"serial": next_serial(conn)})
             )
+            index_repo(conn, repo.id)
             _note(conn, request.caller, repo, "settings", values)
     gated = values.get("gated", repo.gated)
     return json_response({"private": values.get("private", repo.private), "gated": gated or False})
