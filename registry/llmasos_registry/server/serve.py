@@ -21,7 +21,6 @@ from llmasos_registry.server.db.tables_accounts import accounts, facts
 from llmasos_registry.server.downloads import write_downloads
 from llmasos_registry.server.hub import routes as hub_face
 from llmasos_registry.server.index.routes import index_routes
-from llmasos_registry.server.index.routes import index_routes
 from llmasos_registry.server.responses import json_response
 from llmasos_registry.server.routing import Route
 from llmasos_registry.server.settings import Settings
@@ -80,7 +79,6 @@ def all_routes() -> tuple[Route, ...]:
         Route("GET", "/healthz", health, "public", weight="free"),
         *accounts_face.ROUTES,
         *api_face.ROUTES,
-        *index_routes(),
         *index_routes(),
         *hub_face.ROUTES,
     )

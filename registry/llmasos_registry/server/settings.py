@@ -72,7 +72,6 @@ class Settings(BaseModel):
         default=600, description="how long a page of the upstream is used without asking"
     )
     upstream_max_file: int = Field(default=4 << 30, description="largest file taken from the upstream")
-    upstream_max_file: int = Field(default=4 << 30, description="largest file taken from the upstream")
     reserved_prefixes: list[str] = Field(
         default=["llmasos-"], description="package names never looked up upstream"
     )
