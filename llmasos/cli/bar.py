@@ -33,6 +33,14 @@ class BarProgress:
             self._display.advance(self._task, amount)
             self._counted = True
 
+    def pause(self) -> None:
+        """Leave the terminal to others."""
+        self._display.stop()
+
+    def resume(self) -> None:
+        """Draw again."""
+        self._display.start()
+
     def warn(self, message: str) -> None:
         """One line above the bars."""
         from rich.text import Text

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from llmasos.cli.consent import yes_option
 from llmasos.cli.state import State, common_options, pass_state
 
 COLUMNS = ("task", "version", "shots", "metric", "filter", "value", "±", "stderr", "n")
@@ -75,6 +76,7 @@ COLUMNS = ("task", "version", "shots", "metric", "filter", "value", "±", "stder
 @click.option(
     "--no-resume", is_flag=True, help="Compute this run's documents again, even those that were finished."
 )
+@yes_option
 @common_options
 @pass_state
 def command(
@@ -97,8 +99,8 @@ def command(
 ) -> None:
     """Score MODEL on tasks or suites: names, or paths of task files.
 
-    MODEL is a folder, a file, hf://org/name or pypi:package/path. Results are written as documents finish; the same
-    command goes on where a run was interrupted. The table goes to standard output, with --json the whole record.
+    MODEL is a folder, a file, registry://org/name, hf://org/name or pypi:package/path. Results are written as documents
+    finish; the same command goes on where a run was interrupted. The table goes to standard output, with --json the whole record.
     """
     with state.output.progress() as progress:
         result = state.hub.evaluate(

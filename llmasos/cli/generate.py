@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import click
 
+from llmasos.cli.consent import yes_option
 from llmasos.cli.state import State, common_options, pass_state
 from llmasos.errors import UsageError
 
@@ -74,6 +75,7 @@ from llmasos.errors import UsageError
     help="exact (float32), fast (bfloat16), or an element type.",
 )
 @click.option("--allow-pickle", is_flag=True, help="Read pickle weights (pytorch_model.bin), arrays only.")
+@yes_option
 @common_options
 @pass_state
 def command(

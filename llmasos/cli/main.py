@@ -30,6 +30,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("llmasos.cli.doctor:command", "Check this environment and its plugins."),
     "eval": ("llmasos.cli.eval:command", "Score MODEL on tasks or suites: names, or paths of task files."),
     "generate": ("llmasos.cli.generate:command", "Continue PROMPTS with MODEL."),
+    "install": (
+        "llmasos.cli.install:command",
+        "Install plugins from the registry.",
+    ),
     "model": ("llmasos.cli.model:command", "Look at models, and publish them."),
     "plugin": ("llmasos.cli.plugin:command", "List, describe, switch, check and publish plugins."),
     "registry": ("llmasos.cli.registry:command", "Run a registry, look after one, and sign in to one."),

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from llmasos.cli.consent import yes_option
 from llmasos.cli.state import State, common_options, pass_state
 
 
@@ -20,6 +21,7 @@ def command() -> None:
 @click.argument("model")
 @click.option("--tensors", is_flag=True, help="List every tensor with shape, type and size.")
 @click.option("--allow-pickle", is_flag=True, help="Read pickle weights (pytorch_model.bin), arrays only.")
+@yes_option
 @common_options
 @pass_state
 def info(state: State, model: str, tensors: bool, allow_pickle: bool) -> None:

@@ -31,6 +31,7 @@ class Output:
         self.mode = mode
         self._stdout = stdout
         self._stderr = stderr
+        self._bar: Any = None
 
     @property
     def stdout(self) -> TextIO:
@@ -87,6 +88,19 @@ class Output:
         return format_table(columns, rows, _terminal_width(self.stdout))
 
     @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Take the progress bar off the terminal while the body asks something or shows progress of its own."""
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            bar.pause()
+        try:
+            yield
+        finally:
+            self._bar = bar
+            if bar is not None:
+                bar.resume()
+
+    @contextmanager
     def progress(self) -> Iterator[Progress]:
         """Progress of long work on stderr: a bar on a terminal, plain lines elsewhere, only warnings in quiet mode."""
         if self.mode == "quiet":
@@ -95,7 +109,11 @@ class Output:
             from llmasos.cli.bar import bar_progress
 
             with bar_progress(self) as bar:
-                yield bar
+                outer, self._bar = self._bar, bar
+                try:
+                    yield bar
+                finally:
+                    self._bar = outer
         else:
             plain = PlainProgress(self)
             yield plain

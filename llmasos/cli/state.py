@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +15,7 @@ from llmasos.config import Config, load_config
 if TYPE_CHECKING:
     from llmasos.hub import Hub
     from llmasos.kernel.inventory import Inventory
+    from llmasos_registry.client.session import Workplace
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,6 +35,8 @@ class State:
         self.output = Output()
         self.only = only
         self.plugins = plugins
+        #: Whether the user consented beforehand to installing what a model requires.
+        self.yes = False
         self._no_plugins = no_plugins
         self._trace_plugins = trace_plugins
         self._offline = offline
@@ -71,6 +74,7 @@ class State:
             only=self.only,
             plugins=self.plugins,
             warn=self.output.warn,
+            provision=self._provision,
         )
         for record in hub.inventory.broken():
             # A requirement that is not met is no failure; what is broken is, for those who want to know.
@@ -78,6 +82,16 @@ class State:
                 raise refusal(record)
             self.output.warn(f"plugin {record.title} is {record.state}: {record.why}")
         return hub
+
+    def _provision(self, requirements: Sequence[str], why: str) -> bool:
+        from llmasos.cli.consent import provision
+
+        return provision(self, requirements, why)
+
+    def recover(self, workplace: Workplace) -> None:
+        """Put back what an interrupted installation left, and say so."""
+        if workplace.recover():
+            self.output.warn("an earlier installation was interrupted; what was there before is back")
 
     def close(self) -> None:
         """Close the Hub if there is one."""

@@ -98,6 +98,16 @@ class Environment:
         return {name: one.version for name, one in sorted(self.installed.items()) if is_fixed(name)}
 
 
+def modules_of(name: str) -> list[str]:
+    """Top-level modules that a distribution installed, from its record; empty when it is not there."""
+    try:
+        files = metadata.files(name) or []
+    except metadata.PackageNotFoundError:
+        return []
+    heads = {str(path).partition("/")[0] for path in files}
+    return sorted(head.removesuffix(".py") for head in heads if head.removesuffix(".py").isidentifier())
+
+
 def applies(requirement: Requirement, extras: Iterable[str] = ()) -> bool:
     """Whether a requirement's marker holds here, with any of the extras."""
     if requirement.marker is None:
