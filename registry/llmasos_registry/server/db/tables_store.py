@@ -99,6 +99,7 @@ xet_xorbs = sa.Table(
     sa.Column("hash", sa.String(64), primary_key=True),
     #: The length of each chunk, four bytes each, little-endian.
     sa.Column("lengths", sa.LargeBinary, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
     #: Its bytes lie in the staging area, until blobs hold every chunk.
     sa.Column("staged", sa.Boolean, nullable=False),
     sa.Column("created_at", Moment, nullable=False),

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from llmasos_registry.server.hub import (
     branches,
+    commit,
     discussions,
     gating,
     identity,
     info,
     leaderboard,
+    lfs,
+    lfs_upload,
     lifecycle,
     listings,
+    preupload,
     resolve,
     unsupported,
+    xet,
 )
 from llmasos_registry.server.routing import Route
 
@@ -25,6 +30,11 @@ ROUTES: tuple[Route, ...] = (
     *branches.ROUTES,
     *listings.ROUTES,
     *info.ROUTES,
+    *preupload.ROUTES,
+    *commit.ROUTES,
+    *lfs.ROUTES,
+    *lfs_upload.ROUTES,
+    *xet.ROUTES,
     *resolve.ROUTES,
     *gating.WEB_ROUTES,
     *unsupported.ROUTES,

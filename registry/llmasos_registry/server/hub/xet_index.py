@@ -1,0 +1,287 @@
+"""Where the chunks are that an account's Xet clients have sent: in a staged xorb, or in blobs of the store.
+
+A client remembers what it sent for three weeks and does not send it again, also after the xorb became part of a blob and
+is gone. It files that memory under the address of the Xet service. The address names the account, because only the
+account that sent chunks may build files from them, and an epoch: when rows are dropped while a client may remember, the
+epoch grows and the next session starts without memory.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import accumulate
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from llmasos_registry.server.db.engine import utcnow
+from llmasos_registry.server.db.tables_store import xet_accounts, xet_places, xet_xorbs
+from llmasos_registry.server.hub.history import insert_ignoring
+from llmasos_registry.server.store.blobs import BlobStore
+
+#: Three weeks is what clients remember (xet-core: MDB_SHARD_LOCAL_CACHE_EXPIRATION); and a day for clocks.
+REMEMBERED = timedelta(days=22)
+#: The folder of staged xorbs in the store's staging area.
+STAGING = "xet"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes of a staged file (``path``) or a blob (``sha256``)."""
+
+    path: Path | None
+    sha256: str
+    offset: int
+    length: int
+
+
+@dataclass(slots=True)
+class Xorb:
+    """One xorb of an account: where each chunk begins, the staged file if there is one, the places in blobs."""
+
+    hash: str
+    starts: list[int]
+    staged: Path | None
+    #: (first chunk, stop, blob, offset in it)
+    places: list[tuple[int, int, str, int]] = field(default_factory=list)
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks it has."""
+        return len(self.starts) - 1
+
+    def length(self, first: int, stop: int) -> int:
+        """Bytes of chunks ``first`` to ``stop``."""
+        return self.starts[stop] - self.starts[first]
+
+    def pieces(self, first: int, stop: int) -> Iterator[Piece]:
+        """The bytes of a range of chunks. Raises LookupError when a chunk is nowhere any more."""
+        if self.staged is not None:
+            yield Piece(self.staged, "", self.starts[first], self.length(first, stop))
+            return
+        at = first
+        while at < stop:
+            best = max((p for p in self.places if p[0] <= at < p[1]), key=lambda p: p[1], default=None)
+            if best is None:
+                raise LookupError(f"chunk {at} of xorb {self.hash}")
+            begin, end, blob, offset = best
+            until = min(end, stop)
+            yield Piece(None, blob, offset + self.length(begin, at), self.length(at, until))
+            at = until
+
+    def covers(self, first: int, stop: int) -> bool:
+        """Whether blobs hold all of these chunks."""
+        at = first
+        for begin, end, _, _ in sorted(self.places):
+            if begin > at:
+                break
+            at = max(at, end)
+            if at >= stop:
+                return True
+        return at >= stop
+
+
+def staged_path(store: BlobStore, account: int, xorb: str) -> Path:
+    """Where the content of a xorb lies until blobs hold it."""
+    return store.staging(STAGING) / f"{account}-{xorb}"
+
+
+def space(conn: sa.Connection, store: BlobStore, account: int) -> str:
+    """The name of the account's Xet space, ``ACCOUNT-EPOCH``, and a note that its clients are at work.
+
+    A staged xorb that was lost (swept, or with the disk) is forgotten here, before a client names it.
+    """
+    now = utcnow()
+    lost = [
+        name
+        for name in conn.execute(
+            sa.select(xet_xorbs.c.hash).where(xet_xorbs.c.account_id == account, xet_xorbs.c.staged)
+        ).scalars()
+        if not staged_path(store, account, name).is_file()
+    ]
+    insert_ignoring(conn, xet_accounts, [{"account_id": account, "epoch": 1, "active_at": now}])
+    for name in lost:
+        _forget(conn, account, name)
+    if lost:
+        new_epochs(conn, [account])
+    conn.execute(xet_accounts.update().where(xet_accounts.c.account_id == account).values(active_at=now))
+    epoch = conn.execute(
+        sa.select(xet_accounts.c.epoch).where(xet_accounts.c.account_id == account)
+    ).scalar_one()
+    return f"{account}-{epoch}"
+
+
+def _forget(conn: sa.Connection, account: int, xorb: str) -> None:
+    conn.execute(xet_xorbs.delete().where(xet_xorbs.c.account_id == account, xet_xorbs.c.hash == xorb))
+
+
+def forget(conn: sa.Connection, account: int, xorb: str) -> None:
+    """A client named a xorb that is not here (any more): its next session starts without memory and sends it again."""
+    _forget(conn, account, xorb)
+    new_epochs(conn, [account])
+
+
+def new_epochs(conn: sa.Connection, accounts: list[int] | None = None) -> None:
+    """Let the clients of these accounts (None: of all) forget what they sent, as after a backup was restored."""
+    query = xet_accounts.update().values(epoch=xet_accounts.c.epoch + 1)
+    conn.execute(query if accounts is None else query.where(xet_accounts.c.account_id.in_(accounts)))
+
+
+def staged_bytes(conn: sa.Connection, account: int) -> int:
+    """Bytes of xorbs that no shard has named yet."""
+    return int(
+        conn.execute(
+            sa.select(sa.func.coalesce(sa.func.sum(xet_xorbs.c.size), 0)).where(
+                xet_xorbs.c.account_id == account, xet_xorbs.c.staged
+            )
+        ).scalar_one()
+    )
+
+
+def find_xorb(conn: sa.Connection, store: BlobStore, account: int, name: str) -> Xorb | None:
+    """A xorb that this account sent; None when it did not, or its content is lost."""
+    row = conn.execute(
+        sa.select(xet_xorbs.c.lengths, xet_xorbs.c.staged).where(
+            xet_xorbs.c.account_id == account, xet_xorbs.c.hash == name
+        )
+    ).one_or_none()
+    if row is None:
+        return None
+    lengths = array("I")
+    lengths.frombytes(row.lengths)
+    path = staged_path(store, account, name)
+    found = Xorb(name, [0, *accumulate(lengths)], path if row.staged and path.is_file() else None)
+    found.places = [
+        (place.first, place.stop, place.sha256, place.offset)
+        for place in conn.execute(
+            sa.select(xet_places.c.first, xet_places.c.stop, xet_places.c.sha256, xet_places.c.offset).where(
+                xet_places.c.account_id == account, xet_places.c.hash == name
+            )
+        )
+    ]
+    return found
+
+
+def has_xorb(conn: sa.Connection, store: BlobStore, account: int, name: str) -> bool:
+    """Whether every chunk of the xorb is here, so that it need not be kept again. It counts as sent now."""
+    found = find_xorb(conn, store, account, name)
+    if found is None or not (found.staged is not None or found.covers(0, found.chunks)):
+        return False
+    touch(conn, account, [name])
+    return True
+
+
+def add_xorb(conn: sa.Connection, account: int, name: str, lengths: list[int]) -> None:
+    """Note a xorb whose content is staged, durable."""
+    now = utcnow()
+    where = (xet_xorbs.c.account_id == account, xet_xorbs.c.hash == name)
+    known = conn.execute(xet_xorbs.update().where(*where).values(staged=True, touched_at=now))
+    if known.rowcount == 0:
+        insert_ignoring(
+            conn,
+            xet_xorbs,
+            [
+                {
+                    "account_id": account,
+                    "hash": name,
+                    "lengths": array("I", lengths).tobytes(),
+                    "size": sum(lengths),
+                    "staged": True,
+                    "created_at": now,
+                    "touched_at": now,
+                }
+            ],
+        )
+
+
+def touch(conn: sa.Connection, account: int, names: list[str]) -> None:
+    """A client named these xorbs now."""
+    for name in names:
+        conn.execute(
+            xet_xorbs.update()
+            .where(xet_xorbs.c.account_id == account, xet_xorbs.c.hash == name)
+            .values(touched_at=utcnow())
+        )
+
+
+def add_places(
+    conn: sa.Connection, account: int, places: Mapping[str, list[tuple[int, int, str, int]]]
+) -> list[str]:
+    """Note where chunks of xorbs lie in blobs now, and which xorbs are wholly there: their staged files may go.
+
+    ``places``: by xorb (first chunk, stop, blob, offset). Raises LookupError for a xorb that was dropped meanwhile.
+    """
+    done: list[str] = []
+    for name, new in places.items():
+        row = conn.execute(
+            sa.select(sa.func.length(xet_xorbs.c.lengths).label("bytes"), xet_xorbs.c.staged)
+            .where(xet_xorbs.c.account_id == account, xet_xorbs.c.hash == name)
+            .with_for_update()
+        ).one_or_none()
+        if row is None:
+            raise LookupError(name)
+        insert_ignoring(
+            conn,
+            xet_places,
+            [
+                {
+                    "account_id": account,
+                    "hash": name,
+                    "first": first,
+                    "stop": stop,
+                    "sha256": blob,
+                    "offset": offset,
+                }
+                for first, stop, blob, offset in new
+            ],
+        )
+        ranges = conn.execute(
+            sa.select(xet_places.c.first, xet_places.c.stop).where(
+                xet_places.c.account_id == account, xet_places.c.hash == name
+            )
+        )
+        count = row.bytes // 4
+        whole = Xorb(name, [0] * (count + 1), None, [(r.first, r.stop, "", 0) for r in ranges])
+        if row.staged and whole.covers(0, count):
+            conn.execute(
+                xet_xorbs.update()
+                .where(xet_xorbs.c.account_id == account, xet_xorbs.c.hash == name)
+                .values(staged=False)
+            )
+            done.append(name)
+    return done
+
+
+def drop_idle(conn: sa.Connection, idle_since: datetime) -> list[str]:
+    """Drop what no client can name any more: xorbs that were not named in three weeks, and everything of accounts whose
+    clients did nothing since ``idle_since``, which start without memory the next time. Blobs that only these rows kept
+    are the sweep's afterwards. Returns the names of staged files to remove (``remove_staged``) after the commit.
+    """
+    files: list[str] = []
+    idle = (
+        conn.execute(sa.select(xet_accounts.c.account_id).where(xet_accounts.c.active_at < idle_since))
+        .scalars()
+        .all()
+    )
+    for which in (
+        xet_xorbs.c.touched_at < utcnow() - REMEMBERED,
+        *(xet_xorbs.c.account_id == account for account in idle),
+    ):
+        rows = conn.execute(
+            sa.select(xet_xorbs.c.account_id, xet_xorbs.c.hash).where(which, xet_xorbs.c.staged)
+        )
+        files += [f"{row.account_id}-{row.hash}" for row in rows]
+        conn.execute(xet_xorbs.delete().where(which))
+    new_epochs(conn, list(idle))
+    return files
+
+
+def remove_staged(store: BlobStore, names: list[str]) -> None:
+    """Remove staged files by name."""
+    folder = store.staging(STAGING)
+    for name in names:
+        (folder / os.path.basename(name)).unlink(missing_ok=True)
