@@ -30,9 +30,11 @@ _WORD = re.compile(r"[぀-ヿ㐀-鿿豈-﫿가-힯]|[^\W_぀-ヿ㐀-鿿豈-﫿�
 
 def words(text: str) -> Iterator[str]:
     """The words of a text: lower case, without accents, split at everything that is no letter or digit."""
-    # Composed again: Korean syllables fall apart otherwise.
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    for word in _WORD.findall(unicodedata.normalize("NFC", plain).casefold()):
+    if not text.isascii():
+        text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+        # Composed again: Korean syllables fall apart otherwise.
+        text = unicodedata.normalize("NFC", text)
+    for word in _WORD.findall(text.casefold()):
         if len(word) <= MAX_WORD:
             yield word
 

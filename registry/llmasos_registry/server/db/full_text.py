@@ -15,7 +15,8 @@ _LIST = """
     INSERT INTO documents_texts (rowid, heads, body) VALUES (new.id, new.heads, new.body);
 """
 _HEADS = """CREATE VIRTUAL TABLE documents_heads
-    USING fts5 (heads, content='documents', content_rowid='id', detail=none, prefix='1 2 3 4 5 6')"""
+    USING fts5 (heads, content='documents', content_rowid='id', detail=none,
+    prefix='1 2 3 4 5 6 7 8 9 10')"""
 _TEXTS = """CREATE VIRTUAL TABLE documents_texts
     USING fts5 (heads, body, content='documents', content_rowid='id', detail=none)"""
 _ADDED = f"CREATE TRIGGER documents_added AFTER INSERT ON documents BEGIN {_LIST} END"
