@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import BinaryIO
 
 import sqlalchemy as sa
@@ -18,6 +19,7 @@ from llmasos_registry.server.hub.repository import Repo
 from llmasos_registry.server.hub.xet_format import ShardFile, Term
 from llmasos_registry.server.hub.xet_index import (
     Piece,
+    Place,
     Xorb,
     add_places,
     find_xorb,
@@ -39,6 +41,10 @@ _KEPT = 64
 _OPEN = 16
 #: Files of a shard that are noted in one transaction.
 _TOGETHER = 200
+#: Files up to this size are written several at a time: a disk syncs them in the time of one.
+_SMALL = 1 << 20
+_WRITERS = 4
+_IN_FLIGHT = 32
 
 
 @dataclass(slots=True)
@@ -46,8 +52,10 @@ class _Built:
     """A file that is in the store, and where in it the chunks of its terms lie."""
 
     stored: Stored
-    #: xorb -> (first chunk, stop, offset in the file)
-    places: dict[str, list[tuple[int, int, int]]] = field(default_factory=dict)
+    #: The store at work on it, for small files.
+    writing: Future[Stored] | None
+    #: By xorb.
+    places: dict[str, list[Place]]
     #: Whether the store had these bytes, so that they were only hashed.
     compared: bool = False
 
@@ -63,9 +71,11 @@ class Flattener:
         self._xorbs: OrderedDict[str, Xorb] = OrderedDict()
         self._reader = _PieceReader(registry.store)
         self._built: list[tuple[ShardFile, _Built]] = []
+        self._pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="xet")
 
     def close(self) -> None:
-        """Close the files that are read."""
+        """Close the files that are read, and end the writers."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
         self._reader.close()
 
     def add(self, file: ShardFile) -> None:
@@ -73,11 +83,13 @@ class Flattener:
         if file.size > self._registry.settings.max_blob:
             raise too_large("a file of this shard", self._registry.settings.max_blob)
         self._built.append((file, self._build(file, compare=self._store.exists(file.sha256))))
+        if len(self._built) >= _IN_FLIGHT and (writing := self._built[-_IN_FLIGHT][1].writing) is not None:
+            writing.result()
         if len(self._built) >= _TOGETHER:
             self.flush()
 
     def _build(self, file: ShardFile, *, compare: bool) -> _Built:
-        places: dict[str, list[tuple[int, int, int]]] = {}
+        places: dict[str, list[Place]] = {}
         offset = 0
         for term in file.terms():
             xorb = self._xorb(term.xorb)
@@ -85,25 +97,32 @@ class Flattener:
                 raise bad_request(
                     f"chunks {term.first} to {term.stop} of xorb {term.xorb} are not {term.length} bytes"
                 )
-            if not xorb.covers(term.first, term.stop):
-                places.setdefault(term.xorb, []).append((term.first, term.stop, offset))
+            if xorb.placed.find(0, term.first, term.stop) >= 0:
+                xorb.placed[term.first : term.stop] = b"\1" * (term.stop - term.first)
+                place = Place(term.first, term.stop, file.sha256, offset)
+                places.setdefault(term.xorb, []).append(place)
             offset += term.length
-        if compare:
-            # The bytes are here. Hashing proves that the sender has them too; writing them again would prove no more.
+        claimed = Stored(file.sha256, file.size)
+        if compare or file.size <= _SMALL:
+            # Where the bytes are in the store, hashing proves that the sender has them too.
             digest = hashlib.sha256()
+            kept: list[bytes] = []
             for piece in self._content(file):
                 digest.update(piece)
+                if not compare:
+                    kept.append(piece)
             self._check(file, digest.hexdigest())
-            return _Built(Stored(file.sha256, file.size), places, compared=True)
+            writing = None if compare else self._pool.submit(self._store.put, b"".join(kept))
+            return _Built(claimed, writing, places, compare)
         with self._store.writer() as writer:
             for piece in self._content(file):
                 writer.write(piece)
             try:
-                stored = writer.commit(file.sha256)
+                writer.commit(file.sha256)
             except DigestMismatch as mismatch:
                 self._check(file, mismatch.found)
                 raise
-        return _Built(stored, places)
+        return _Built(claimed, None, places, False)
 
     def _check(self, file: ShardFile, found: str) -> None:
         if found != file.sha256:
@@ -153,20 +172,31 @@ class Flattener:
             return
         with self._registry.db.write() as conn:
             lost = self._missing(conn, [b.stored.sha256 for _, b in built if b.compared])
-        built = [(f, self._build(f, compare=False) if b.stored.sha256 in lost else b) for f, b in built]
-        with self._registry.db.write() as conn:
-            places: dict[str, list[tuple[int, int, str, int]]] = {}
-            for _, result in built:
-                record_blob(conn, result.stored)
-                for name, ranges in result.places.items():
-                    places.setdefault(name, []).extend(
-                        (first, stop, result.stored.sha256, offset) for first, stop, offset in ranges
-                    )
-            grant(conn, self._repo.id, {result.stored.sha256 for _, result in built})
-            touch(conn, self._account, sorted({term.xorb for file, _ in built for term in file.terms()}))
-            done = add_places(conn, self._account, places)
+        for file, result in built:
+            if result.stored.sha256 in lost:
+                result.writing = self._build(file, compare=False).writing
+        for _, result in built:
+            if result.writing is not None:
+                result.writing.result()
+        try:
+            done = self._note(built)
+        except LookupError as error:
+            raise self._lost(str(error.args[0]), "was dropped meanwhile") from None
         remove_staged(self._store, [f"{self._account}-{name}" for name in done])
         self._xorbs.clear()
+
+    def _note(self, built: Sequence[tuple[ShardFile, _Built]]) -> list[str]:
+        places: dict[str, list[Place]] = {}
+        for _, result in built:
+            for name, new in result.places.items():
+                places.setdefault(name, []).extend(new)
+        named = sorted({term.xorb for file, _ in built for term in file.terms()})
+        with self._registry.db.write() as conn:
+            for _, result in built:
+                record_blob(conn, result.stored)
+            grant(conn, self._repo.id, {result.stored.sha256 for _, result in built})
+            touch(conn, self._account, named)
+            return add_places(conn, self._account, places)
 
     def _missing(self, conn: sa.Connection, digests: Sequence[str]) -> set[str]:
         """Those that a sweep took since they were seen. The others are touched, so that none takes them now."""

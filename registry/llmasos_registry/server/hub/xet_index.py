@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -39,6 +41,16 @@ class Piece:
     length: int
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Chunks ``first`` to ``stop`` (exclusive) lie in a blob, from ``offset`` on."""
+
+    first: int
+    stop: int
+    sha256: str
+    offset: int
+
+
 @dataclass(slots=True)
 class Xorb:
     """One xorb of an account: where each chunk begins, the staged file if there is one, the places in blobs."""
@@ -46,8 +58,10 @@ class Xorb:
     hash: str
     starts: list[int]
     staged: Path | None
-    #: (first chunk, stop, blob, offset in it)
-    places: list[tuple[int, int, str, int]] = field(default_factory=list)
+    #: In order, none overlapping another.
+    places: list[Place]
+    #: One byte a chunk: 1 when a blob holds it.
+    placed: bytearray
 
     @property
     def chunks(self) -> int:
@@ -64,25 +78,29 @@ class Xorb:
             yield Piece(self.staged, "", self.starts[first], self.length(first, stop))
             return
         at = first
+        index = bisect_right(self.places, at, key=lambda place: place.first) - 1
         while at < stop:
-            best = max((p for p in self.places if p[0] <= at < p[1]), key=lambda p: p[1], default=None)
-            if best is None:
+            place = self.places[index] if 0 <= index < len(self.places) else None
+            if place is None or not place.first <= at < place.stop:
                 raise LookupError(f"chunk {at} of xorb {self.hash}")
-            begin, end, blob, offset = best
-            until = min(end, stop)
-            yield Piece(None, blob, offset + self.length(begin, at), self.length(at, until))
+            until = min(place.stop, stop)
+            offset = place.offset + self.length(place.first, at)
+            yield Piece(None, place.sha256, offset, self.length(at, until))
             at = until
+            index += 1
 
-    def covers(self, first: int, stop: int) -> bool:
-        """Whether blobs hold all of these chunks."""
-        at = first
-        for begin, end, _, _ in sorted(self.places):
-            if begin > at:
-                break
-            at = max(at, end)
-            if at >= stop:
-                return True
-        return at >= stop
+
+def _disjoint(starts: Sequence[int], places: Iterable[Place]) -> list[Place]:
+    """Places in order without overlaps: what an earlier one has is cut off a later one."""
+    found: list[Place] = []
+    end = 0
+    for place in sorted(places, key=lambda place: (place.first, -place.stop)):
+        first = max(place.first, end)
+        if first < place.stop:
+            offset = place.offset + starts[first] - starts[place.first]
+            found.append(Place(first, place.stop, place.sha256, offset))
+            end = place.stop
+    return found
 
 
 def staged_path(store: BlobStore, account: int, xorb: str) -> Path:
@@ -153,23 +171,38 @@ def find_xorb(conn: sa.Connection, store: BlobStore, account: int, name: str) ->
         return None
     lengths = array("I")
     lengths.frombytes(row.lengths)
+    starts = [0, *accumulate(lengths)]
     path = staged_path(store, account, name)
-    found = Xorb(name, [0, *accumulate(lengths)], path if row.staged and path.is_file() else None)
-    found.places = [
-        (place.first, place.stop, place.sha256, place.offset)
-        for place in conn.execute(
-            sa.select(xet_places.c.first, xet_places.c.stop, xet_places.c.sha256, xet_places.c.offset).where(
-                xet_places.c.account_id == account, xet_places.c.hash == name
-            )
+    rows = _place_rows(conn, account, name)
+    places = _disjoint(starts, (Place(r.first, r.stop, r.sha256, r.offset) for r in rows))
+    return Xorb(
+        name,
+        starts,
+        path if row.staged and path.is_file() else None,
+        places,
+        _flags(len(lengths), ((place.first, place.stop) for place in places)),
+    )
+
+
+def _place_rows(conn: sa.Connection, account: int, name: str) -> Sequence[Any]:
+    return conn.execute(
+        sa.select(xet_places.c.first, xet_places.c.stop, xet_places.c.sha256, xet_places.c.offset).where(
+            xet_places.c.account_id == account, xet_places.c.hash == name
         )
-    ]
-    return found
+    ).all()
+
+
+def _flags(chunks: int, ranges: Iterable[tuple[int, int]]) -> bytearray:
+    flags = bytearray(chunks)
+    for first, stop in ranges:
+        flags[first:stop] = b"\1" * (stop - first)
+    return flags
 
 
 def has_xorb(conn: sa.Connection, store: BlobStore, account: int, name: str) -> bool:
     """Whether every chunk of the xorb is here, so that it need not be kept again. It counts as sent now."""
     found = find_xorb(conn, store, account, name)
-    if found is None or not (found.staged is not None or found.covers(0, found.chunks)):
+    if found is None or (found.staged is None and 0 in found.placed):
         return False
     touch(conn, account, [name])
     return True
@@ -208,50 +241,31 @@ def touch(conn: sa.Connection, account: int, names: list[str]) -> None:
         )
 
 
-def add_places(
-    conn: sa.Connection, account: int, places: Mapping[str, list[tuple[int, int, str, int]]]
-) -> list[str]:
-    """Note where chunks of xorbs lie in blobs now, and which xorbs are wholly there: their staged files may go.
+def add_places(conn: sa.Connection, account: int, places: Mapping[str, Iterable[Place]]) -> list[str]:
+    """Note where chunks of xorbs (by hash) lie in blobs now. Only what says something new is kept, so a xorb has no more
+    rows than chunks. Returns the xorbs that are wholly in blobs now: their staged files may go.
 
-    ``places``: by xorb (first chunk, stop, blob, offset). Raises LookupError for a xorb that was dropped meanwhile.
+    Raises LookupError for a xorb that was dropped meanwhile.
     """
     done: list[str] = []
     for name, new in places.items():
+        where = (xet_xorbs.c.account_id == account, xet_xorbs.c.hash == name)
         row = conn.execute(
             sa.select(sa.func.length(xet_xorbs.c.lengths).label("bytes"), xet_xorbs.c.staged)
-            .where(xet_xorbs.c.account_id == account, xet_xorbs.c.hash == name)
+            .where(*where)
             .with_for_update()
         ).one_or_none()
         if row is None:
             raise LookupError(name)
-        insert_ignoring(
-            conn,
-            xet_places,
-            [
-                {
-                    "account_id": account,
-                    "hash": name,
-                    "first": first,
-                    "stop": stop,
-                    "sha256": blob,
-                    "offset": offset,
-                }
-                for first, stop, blob, offset in new
-            ],
-        )
-        ranges = conn.execute(
-            sa.select(xet_places.c.first, xet_places.c.stop).where(
-                xet_places.c.account_id == account, xet_places.c.hash == name
-            )
-        )
-        count = row.bytes // 4
-        whole = Xorb(name, [0] * (count + 1), None, [(r.first, r.stop, "", 0) for r in ranges])
-        if row.staged and whole.covers(0, count):
-            conn.execute(
-                xet_xorbs.update()
-                .where(xet_xorbs.c.account_id == account, xet_xorbs.c.hash == name)
-                .values(staged=False)
-            )
+        flags = _flags(row.bytes // 4, ((r.first, r.stop) for r in _place_rows(conn, account, name)))
+        rows: list[dict[str, object]] = []
+        for place in new:
+            if flags.find(0, place.first, place.stop) >= 0:
+                flags[place.first : place.stop] = b"\1" * (place.stop - place.first)
+                rows.append({"account_id": account, "hash": name, **asdict(place)})
+        insert_ignoring(conn, xet_places, rows)
+        if row.staged and 0 not in flags:
+            conn.execute(xet_xorbs.update().where(*where).values(staged=False))
             done.append(name)
     return done
 
@@ -263,7 +277,12 @@ def drop_idle(conn: sa.Connection, idle_since: datetime) -> list[str]:
     """
     files: list[str] = []
     idle = (
-        conn.execute(sa.select(xet_accounts.c.account_id).where(xet_accounts.c.active_at < idle_since))
+        conn.execute(
+            sa.select(xet_accounts.c.account_id).where(
+                xet_accounts.c.active_at < idle_since,
+                sa.exists().where(xet_xorbs.c.account_id == xet_accounts.c.account_id),
+            )
+        )
         .scalars()
         .all()
     )
