@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("granian", reason="needs the extra `registry`")
 
+from independent_tool import model_signing
 from registries import (
     app,
     database,
@@ -22,6 +23,7 @@ __all__ = [
     "database",
     "make_app",
     "make_bucket",
+    "model_signing",
     "postgres",
     "registry",
     "s3_server",

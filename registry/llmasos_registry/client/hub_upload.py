@@ -140,7 +140,8 @@ class HubUpload:
 
         files = {path: CountedFile(root / path) for path in changed}
         total = sum((root / path).stat().st_size for path in changed)
-        count = ByteCount(progress, f"uploading {len(changed)} file{'s' if len(changed) != 1 else ''}", total)
+        words = f"uploading {len(changed)} file{'s' if len(changed) != 1 else ''}"
+        count = ByteCount(progress, words, total) if changed else None
         with _quiet(), _translated(self._url):
             additions: list[CommitOperationAdd] = []
             for path, file in files.items():
@@ -156,7 +157,8 @@ class HubUpload:
                     num_threads=_THREADS,
                     free_memory=False,
                 )
-            count.done()
+            if count is not None:
+                count.done()
             for file in files.values():
                 file.count = None
             progress.phase("committing")

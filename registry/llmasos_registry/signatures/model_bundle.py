@@ -36,6 +36,8 @@ MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PREDICATE = "https://model_signing/signature/v1.0"
 #: Bytes of a bundle: a listing of 100,000 files has about 20 MB, base64 included.
 MAX_BUNDLE = 64 << 20
+#: What downloads leave in a folder; named in the signature so that other tools verify a downloaded folder as it lies.
+_LEFT_BY_DOWNLOADS = (".cache",)
 #: Files named one by one in a refusal; the rest is counted.
 _NAMED = 5
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -84,7 +86,7 @@ def sign_files(
             "method": "files",
             "hash_type": "sha256",
             "allow_symlinks": False,
-            "ignore_paths": sorted({*UNSIGNED, *ignore}),
+            "ignore_paths": sorted({*UNSIGNED, *_LEFT_BY_DOWNLOADS, *ignore}),
         },
         "resources": [{"name": path, "algorithm": "sha256", "digest": files[path]} for path in order],
     }

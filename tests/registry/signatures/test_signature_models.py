@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -268,28 +266,6 @@ def test_a_bundle_of_model_signing_verifies_here() -> None:
     assert verify_model(FOREIGN / "model", bundle, [public], name="acme/model") == keys.keyid(public)
     with pytest.raises(SignatureRefused, match="PEM digest"):
         verify_model(FOREIGN / "model", bundle, PUBLIC)
-
-
-@pytest.fixture(scope="session")
-def model_signing(kept_folder: Path) -> list[str]:
-    """The independent tool, in an environment of its own that is kept between runs."""
-    folder = kept_folder / "model-signing-1.1.1"
-    program = folder / "bin" / "model_signing"
-    if not program.is_file():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        # It imports OpenSSL without requiring it.
-        done = subprocess.run(
-            [*pip, "model-signing==1.1.1", "pyopenssl"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=500,
-        )
-        if done.returncode != 0:
-            shutil.rmtree(folder)
-            pytest.skip(f"model-signing cannot be installed: {done.stderr.strip()[-300:]}")
-    return [str(program)]
 
 
 @pytest.mark.network
