@@ -75,4 +75,4 @@ def test_only_owners_register(app: InProcess, key: PrivateKey) -> None:
     assert app.delete(f"/v1/publishers/acme/keys/{name}", bob).status_code == 403
     assert app.delete("/v1/publishers/acme/keys/sha256:00", ann).status_code == 404
     assert app.get("/v1/publishers/nobody/keys").status_code == 404
-    assert app.get("/v1/publishers/a%00b/keys").status_code == 404
+    assert app.get("/v1/publishers/a%00b/keys").status_code == 400

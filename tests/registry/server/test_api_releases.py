@@ -285,4 +285,4 @@ def test_bodies_are_checked(app: InProcess, ann: str) -> None:
     assert "NUL" in nul.json()["error"]
     assert "versoin" in app.post(path, ann, json={"version": "1.0.0", "versoin": "x"}).json()["error"]
     assert app.get("/v1/models/ann/tiny/resolve", params={"revision": "a\x00b"}).status_code == 400
-    assert app.get("/v1/models/ann/a%00b").status_code == 404
+    assert app.get("/v1/models/ann/a%00b").status_code == 400

@@ -118,4 +118,4 @@ def test_only_publishers_of_the_project_sign(app: InProcess, ann: str, tmp_path:
     assert app.post(PATH, app.user("bob"), json=sent).status_code == 403
     assert app.post(PATH, json=sent).status_code == 401
     assert app.post(PATH.replace("1.0.0", "9.9"), ann, json=sent).status_code == 404
-    assert app.get("/v1/plugins/llmasos-acme/files/a%00b/signatures").status_code == 404
+    assert app.get("/v1/plugins/llmasos-acme/files/a%00b/signatures").status_code == 400

@@ -76,17 +76,6 @@ class Project(TypedDict):
     versions: list[PackageVersion]
 
 
-class ProjectSettings(TypedDict):
-    """What the owner of a project may set."""
-
-    name: str
-    private: bool
-    status: str
-    status_reason: str | None
-    sdists: bool
-    serial: int
-
-
 class Yanked(TypedDict):
     """A version after it was yanked or taken back."""
 

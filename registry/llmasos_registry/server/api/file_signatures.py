@@ -17,10 +17,10 @@ from llmasos_registry.server.api.operation import Body, Operation, Text
 from llmasos_registry.server.api.publisher_keys import active_keys
 from llmasos_registry.server.context import Request
 from llmasos_registry.server.db.engine import utcnow
-from llmasos_registry.server.db.serial import next_serial
 from llmasos_registry.server.db.tables_api import file_signatures
-from llmasos_registry.server.db.tables_index import package_files, package_releases, projects
+from llmasos_registry.server.db.tables_index import package_files, package_releases
 from llmasos_registry.server.failures import Failure, not_found
+from llmasos_registry.server.index.changes import project_changed
 from llmasos_registry.server.responses import json_response
 from llmasos_registry.signatures import dsse
 from llmasos_registry.signatures.errors import SignatureRefused
@@ -62,8 +62,7 @@ def add_signature(request: Request) -> Response:
         )
         added = store_signature(conn, caller, file.id, file.filename, keyid, envelope)
         if added:
-            serial = next_serial(conn)
-            conn.execute(projects.update().where(projects.c.id == project.id).values(serial=serial))
+            project_changed(conn, project.id)
             emit(conn, "plugin.sign", project.key, {"filename": file.filename, "keyid": keyid})
         answer = _answer(conn, project, file)
     return json_response(answer, 201 if added else 200)
@@ -132,17 +131,15 @@ def store_signature(
 
 def _file(conn: sa.Connection, project: int, filename: str) -> sa.Row[Any]:
     """The row of a file with its version. Raises Failure 404."""
-    row = None
-    if "\x00" not in filename:
-        row = conn.execute(
-            sa.select(package_files, package_releases.c.version)
-            .join(package_releases, package_releases.c.id == package_files.c.release_id)
-            .where(
-                package_files.c.project_id == project,
-                package_files.c.filename == filename,
-                package_files.c.deleted_at.is_(None),
-            )
-        ).one_or_none()
+    row = conn.execute(
+        sa.select(package_files, package_releases.c.version)
+        .join(package_releases, package_releases.c.id == package_files.c.release_id)
+        .where(
+            package_files.c.project_id == project,
+            package_files.c.filename == filename,
+            package_files.c.deleted_at.is_(None),
+        )
+    ).one_or_none()
     if row is None:
         raise not_found(f"There is no file `{filename[:250]}` in this project")
     return row

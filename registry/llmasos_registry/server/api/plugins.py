@@ -20,10 +20,8 @@ from llmasos_registry.server.db.engine import utcnow
 from llmasos_registry.server.db.tables_index import package_files, package_releases, projects
 from llmasos_registry.server.failures import bad_request, not_found
 from llmasos_registry.server.index.changes import project_changed
+from llmasos_registry.server.index.pages import QUARANTINED
 from llmasos_registry.server.responses import json_response
-
-#: A project of this status serves no files (PEP 792).
-QUARANTINED = "quarantined"
 
 
 class YankBody(Body):
@@ -134,17 +132,12 @@ def _version(row: sa.Row[Any], files: list[PackageFile]) -> PackageVersion:
 def _file(root: str, row: sa.Row[Any]) -> PackageFile:
     return {
         "filename": row.filename,
-        "url": f"{root}{file_path(row.sha256, row.filename)}",
+        "url": f"{root}/files/{row.sha256}/{row.filename}",
         "sha256": row.sha256,
         "size": row.size,
         "upload_time": rfc3339(row.uploaded_at),
         "metadata_sha256": row.metadata_sha256,
     }
-
-
-def file_path(sha256: str, filename: str) -> str:
-    """The path of a file of the index."""
-    return f"/files/{sha256}/{filename}"
 
 
 OPERATIONS = (

@@ -18,7 +18,6 @@ from llmasos_registry.server.api.access import find_repo
 from llmasos_registry.server.api.answers import PluginCandidates, Repository, Resolution
 from llmasos_registry.server.api.moments import rfc3339
 from llmasos_registry.server.api.operation import Operation, Query, Text, read_query
-from llmasos_registry.server.api.plugins import QUARANTINED
 from llmasos_registry.server.api.release_check import refused
 from llmasos_registry.server.api.releases import release_answer
 from llmasos_registry.server.api.semver import is_version, newest_in, read_range
@@ -35,6 +34,7 @@ from llmasos_registry.server.hub.repository import (
     kind_of,
     resolve_revision,
 )
+from llmasos_registry.server.index.pages import QUARANTINED
 from llmasos_registry.server.responses import json_response
 from llmasos_registry.signatures.model_files import SIGNATURE_FILE
 
