@@ -22,6 +22,7 @@ LEFT_BEHIND = frozenset({".git", ".cache", ".DS_Store", ".ipynb_checkpoints", "_
 _MAX_CARD = 4 << 20
 _MAX_FRONT_MATTER = 256 << 10
 _MAX_CONFIG = 8 << 20
+_MAX_DEPTH = 32
 _SHOWN = 5
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(?P<yaml>.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
 
@@ -94,8 +95,7 @@ def parse_front_matter(text: str, path: Path) -> dict[str, Any]:
     if len(text) > _MAX_FRONT_MATTER:
         raise InputError(f"the front matter of {path} has more than {_MAX_FRONT_MATTER} characters")
     try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise InputError(f"the front matter of {path} uses YAML aliases", hint="write the value out")
+        _check_events(text, path)
         table = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -105,6 +105,20 @@ def parse_front_matter(text: str, path: Path) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise InputError(f"the front matter of {path} is not a list of `key: value` lines")
     return table
+
+
+def _check_events(text: str, path: Path) -> None:
+    """Refuse aliases and deep nesting before anything is built; stops reading where it refuses."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise InputError(f"the front matter of {path} uses YAML aliases", hint="write the value out")
+        if isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
+            depth += 1
+        elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
+            depth -= 1
+        if depth > _MAX_DEPTH:
+            raise InputError(f"the front matter of {path} is nested more than {_MAX_DEPTH} deep")
 
 
 def write_card(root: Path, repo_id: str, kind: str) -> Path:
