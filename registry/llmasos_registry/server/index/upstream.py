@@ -117,7 +117,7 @@ class Upstream:
             values: dict[str, Any] = {"fetched_at": now}
             data = row.json
         else:
-            data = b"" if status == 404 else _normalised(body, self._url + key + "/")
+            data = body
             values = {"found": status != 404, "json": data, "etag": etag, "fetched_at": now}
         with self._db.write() as conn:
             same = upstream_pages.update().where(upstream_pages.c.key == key)
@@ -136,7 +136,7 @@ class Upstream:
         return page
 
     def _fetch(self, url: str, etag: str | None) -> tuple[int, bytes, str | None]:
-        """(status 200, 304 or 404, body, ETag). Size and time are capped."""
+        """(status 200, 304 or 404, what is kept of the page, ETag). Size and time are capped."""
         # Not compressed: a cap on compressed bytes would not be a cap.
         headers = {"Accept": JSON, "Accept-Encoding": "identity", "User-Agent": "llmasos-registry"}
         if etag:
@@ -156,7 +156,7 @@ class Upstream:
                     raise _Unusable(
                         f"its page is larger than {MAX_PAGE} bytes or takes longer than {PAGE_TIME:.0f} s"
                     )
-            return 200, bytes(body), answer.headers.get("etag")
+            return 200, _normalised(bytes(body), url), answer.headers.get("etag")
 
     def file(self, request: Request, key: str, sha256: str, filename: str) -> Response:
         """A file of a page, from the store or, the first time, through it. Raises Failure 404 and 502."""
