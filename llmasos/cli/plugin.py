@@ -208,6 +208,7 @@ def check(state: State, plugin: str) -> ExitCode:
 
 @command.command(short_help="Publish a plugin in a registry.")
 @click.argument("path", default=".", type=click.Path(exists=True, path_type=Path))
+@click.option("--owner", metavar="ORG", help="The organisation that a new project belongs to.")
 @click.option(
     "--key", type=click.Path(dir_okay=False, path_type=Path), help="Sign with the key in this file."
 )
@@ -215,7 +216,9 @@ def check(state: State, plugin: str) -> ExitCode:
 @click.option("--registry", metavar="URL", help="The registry to publish in. [env: LLMASOS_REGISTRY]")
 @common_options
 @pass_state
-def publish(state: State, path: Path, key: Path | None, no_sign: bool, registry: str | None) -> None:
+def publish(
+    state: State, path: Path, owner: str | None, key: Path | None, no_sign: bool, registry: str | None
+) -> None:
     """Publish PATH: a project folder, which is built in an environment of its own, or a wheel.
 
     The wheel is checked without being installed, signed with your key and uploaded. Publishing the same wheel again
@@ -238,7 +241,7 @@ def publish(state: State, path: Path, key: Path | None, no_sign: bool, registry:
         if path.is_dir():
             progress.phase(f"building {path.resolve().name}")
             wheel = build_wheel(path, Path(scratch))
-        done = publish_plugin(connection, wheel, key=private, progress=progress)
+        done = publish_plugin(connection, wheel, key=private, progress=progress, owner=owner)
         url = connection.url
 
     def human() -> str:
@@ -247,3 +250,24 @@ def publish(state: State, path: Path, key: Path | None, no_sign: bool, registry:
         return f"{verb} {done.name} {done.version} at {url}\n{done.filename}, sha256 {done.sha256}\n{signed}"
 
     state.output.emit({"registry": url, **done._asdict()}, human)
+
+
+@command.command(short_help="Remove installed plugins.")
+@click.argument("plugins", nargs=-1, required=True, metavar="PLUGIN...")
+@click.option("--yes", "-y", is_flag=True, help="Carry out the plan without asking.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and change nothing.")
+@common_options
+@pass_state
+def uninstall(state: State, plugins: tuple[str, ...], yes: bool, dry_run: bool) -> None:
+    """Remove PLUGIN: the name of its distribution, or the id of a plugin. Libraries that came with it stay."""
+    from llmasos.cli.consent import carry_out
+    from llmasos_registry.client.plan import Plan
+    from llmasos_registry.client.session import local_workplace
+
+    workplace = local_workplace(state.config)
+    state.recover(workplace)
+    names = [workplace.distribution_of(name) for name in plugins]
+    plan = Plan(tuple(workplace.removal(dict.fromkeys(names))))
+    carry_out(
+        state, workplace, plan, yes=yes, dry_run=dry_run, again=["llmasos", "plugin", "uninstall", *plugins]
+    )

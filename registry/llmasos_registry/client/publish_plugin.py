@@ -55,9 +55,16 @@ class PublishedPlugin(NamedTuple):
 
 
 def publish_plugin(
-    connection: Connection, wheel: Path, *, key: PrivateKey | None, progress: Progress
+    connection: Connection,
+    wheel: Path,
+    *,
+    key: PrivateKey | None,
+    progress: Progress,
+    owner: str | None = None,
 ) -> PublishedPlugin:
     """Upload a wheel that holds a plugin, signed with ``key`` (None: unsigned).
+
+    ``owner`` is the account that a new project becomes the property of, the caller's when left out.
 
     Raises WheelRefused or ManifestError for what the registry would refuse, UsageError when the version is published with
     other bytes or belongs to somebody else, RegistryError.
@@ -73,8 +80,9 @@ def publish_plugin(
     content = wheel.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
     page = _page(connection, facts.name)
-    # A new project belongs to whoever uploads it first.
-    publisher = str(page["owner"]) if page is not None else caller_name(connection)
+    publisher = str(page["owner"]) if page is not None else owner or caller_name(connection)
+    if owner is not None and publisher != owner:
+        raise UsageError(f"{facts.name} belongs to {publisher}, not to {owner}", hint="leave --owner out")
     if key is not None:
         check_registered(connection, publisher, key)
     signature = (
@@ -103,6 +111,8 @@ def publish_plugin(
         form = upload_form(facts, content)
         if signature is not None:
             form["llmasos_signature"] = json.dumps(signature)
+        if owner is not None:
+            form["llmasos_owner"] = owner
         files = {"content": (wheel.name, content, "application/octet-stream")}
         connection.post_form("/legacy/", form, files)
         return done

@@ -127,3 +127,15 @@ def test_a_library_is_no_plugin(dan: Person, tmp_path: Path) -> None:
     words = dan.refused("plugin", "publish", str(project))
     assert "holds no plugin" in words
     assert "first-plugin.md" in words
+
+
+def test_a_project_of_an_organisation(registry: Server, dan: Person, tmp_path: Path) -> None:
+    registry.org("danorg", {"dan": "owner"})
+    project = write_project(tmp_path / "org", "1.0.0", "llmasos-danorg-acme")
+    publish = ("plugin", "publish", str(project), "--owner", "danorg")
+    assert "not registered for danorg" in dan.refused(*publish)
+    dan.run("registry", "key", "register", "--account", "danorg")
+    done = dan.json(*publish)
+    assert (done["publisher"], len(signatures(registry, done))) == ("danorg", 1)
+    assert ask(registry, "/v1/plugins/llmasos-danorg-acme")["owner"] == "danorg"
+    assert "belongs to danorg, not to dan" in dan.refused("plugin", "publish", str(project), "--owner", "dan")
