@@ -252,6 +252,27 @@ def publish(
     state.output.emit({"registry": url, **done._asdict()}, human)
 
 
+@command.command(short_help="Take a published version back.")
+@click.argument("name")
+@click.argument("version")
+@click.option("--reason", default="", help="Shown to those who ask for this very version.")
+@click.option("--undo", is_flag=True, help="Offer the version again.")
+@click.option("--registry", metavar="URL", help="The registry. [env: LLMASOS_REGISTRY]")
+@common_options
+@pass_state
+def yank(state: State, name: str, version: str, reason: str, undo: bool, registry: str | None) -> None:
+    """Take VERSION of the plugin NAME back: ranges no longer choose it, exact versions and locks still do."""
+    from llmasos_registry.client.credentials import connect
+    from llmasos_registry.client.yank import yank_plugin
+
+    with connect(state.config, registry, need_token=True) as connection:
+        yank_plugin(connection, name, version, None if undo else reason)
+    state.output.emit(
+        {"name": name, "version": version, "yanked": not undo},
+        f"{name} {version} is {'offered again' if undo else 'yanked'}",
+    )
+
+
 @command.command(short_help="Remove installed plugins.")
 @click.argument("plugins", nargs=-1, required=True, metavar="PLUGIN...")
 @click.option("--yes", "-y", is_flag=True, help="Carry out the plan without asking.")

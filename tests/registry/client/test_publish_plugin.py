@@ -139,3 +139,15 @@ def test_a_project_of_an_organisation(registry: Server, dan: Person, tmp_path: P
     assert (done["publisher"], len(signatures(registry, done))) == ("danorg", 1)
     assert ask(registry, "/v1/plugins/llmasos-danorg-acme")["owner"] == "danorg"
     assert "belongs to danorg, not to dan" in dan.refused("plugin", "publish", str(project), "--owner", "dan")
+
+
+def test_a_version_is_taken_back_and_offered_again(registry: Server, dan: Person, tmp_path: Path) -> None:
+    project = write_project(tmp_path / "yanked", "1.0.0", "llmasos-dan-yanked")
+    dan.run("plugin", "publish", str(project))
+    dan.run("plugin", "yank", "llmasos-dan-yanked", "1.0.0", "--reason", "wrong numbers")
+    (row,) = ask(registry, "/v1/plugins/llmasos-dan-yanked")["versions"]
+    assert (row["yanked"], row["yanked_reason"]) == (True, "wrong numbers")
+    dan.run("plugin", "yank", "llmasos-dan-yanked", "1.0.0", "--undo")
+    assert ask(registry, "/v1/plugins/llmasos-dan-yanked")["versions"][0]["yanked"] is False
+    dan.run("plugin", "yank", "llmasos-dan-yanked", "9.0.0", code=5)
+    assert "not of the form" in dan.refused("model", "yank", "tiny", "1.0.0")
