@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired
+
+from typing_extensions import TypedDict
 
 
 class Info(TypedDict):
@@ -217,3 +219,46 @@ class SearchResults(TypedDict):
 
     results: list[Found]
     next: str | None
+
+
+class Vulnerability(TypedDict):
+    """An advisory in the OSV format; the keys that every one has, and those that clients look at."""
+
+    id: str
+    modified: str
+    published: str
+    affected: list[dict[str, Any]]
+    schema_version: NotRequired[str]
+    withdrawn: NotRequired[str]
+    aliases: NotRequired[list[str]]
+    summary: NotRequired[str]
+    details: NotRequired[str]
+    severity: NotRequired[list[dict[str, str]]]
+    references: NotRequired[list[dict[str, str]]]
+
+
+class Vulnerabilities(TypedDict, total=False):
+    """The advisories that answer a query; without ``vulns`` there are none."""
+
+    vulns: list[Vulnerability]
+    next_page_token: str
+
+
+class VulnerabilityId(TypedDict):
+    """An advisory's id, and when it changed last."""
+
+    id: str
+    modified: str
+
+
+class BatchResult(TypedDict, total=False):
+    """The answer to one query of a batch."""
+
+    vulns: list[VulnerabilityId]
+    next_page_token: str
+
+
+class Batch(TypedDict):
+    """The answers to a batch, in its order."""
+
+    results: list[BatchResult]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llmasos_registry.server.api import (
+    advisories,
     file_signatures,
     info,
     plugins,
@@ -24,5 +25,6 @@ OPERATIONS: tuple[Operation, ...] = (
     *releases.OPERATIONS,
     *publisher_keys.OPERATIONS,
     *file_signatures.OPERATIONS,
+    *advisories.OPERATIONS,
 )
 ROUTES: tuple[Route, ...] = tuple(operation.route for operation in OPERATIONS)
