@@ -103,6 +103,7 @@ def command(
     finish; the same command goes on where a run was interrupted. The table goes to standard output, with --json the whole record.
     """
     with state.output.progress() as progress:
+        state.hub.progress = progress
         result = state.hub.evaluate(
             model,
             tasks,

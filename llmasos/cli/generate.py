@@ -122,6 +122,7 @@ def command(
     )
     output = state.output
     with output.progress() as progress:
+        state.hub.progress = progress
         progress.phase(f"loading {model}")
         loaded = state.hub.load_model(model, device=device, dtype=dtype, allow_pickle=allow_pickle)
     inputs: list[str] | list[list[int]] = texts

@@ -34,9 +34,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "llmasos.cli.install:command",
         "Install plugins from the registry.",
     ),
+    "lock": ("llmasos.cli.lock:command", "Write a lock of plugins and models."),
     "model": ("llmasos.cli.model:command", "Look at models, and publish them."),
     "plugin": ("llmasos.cli.plugin:command", "List, describe, switch, check and publish plugins."),
     "registry": ("llmasos.cli.registry:command", "Run a registry, look after one, and sign in to one."),
+    "search": ("llmasos.cli.search:command", "Search the registry for plugins, models and datasets."),
+    "sync": ("llmasos.cli.sync:command", "Make this environment equal to a lock."),
 }
 
 #: Flags that stand before the command, and how many values each takes.

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from llmasos.cli.consent import yes_option
+from llmasos.cli.consent import registry_option, yes_option
 from llmasos.cli.state import State, common_options, pass_state
 
 
@@ -26,8 +26,63 @@ def command() -> None:
 @pass_state
 def info(state: State, model: str, tensors: bool, allow_pickle: bool) -> None:
     """What MODEL is and which plugins would load it. Reads headers, not weights."""
-    described = state.hub.describe(model, allow_pickle=allow_pickle)
+    with state.output.progress() as progress:
+        state.hub.progress = progress
+        described = state.hub.describe(model, allow_pickle=allow_pickle)
     state.output.emit(described, lambda: _page(state, described, tensors))
+
+
+@command.command("pull")
+@click.argument("name", metavar="ORG/NAME[@VERSION]")
+@click.option("--dataset", is_flag=True, help="It is a dataset.")
+@click.option("--allow-unsigned", is_flag=True, help="Take it unsigned although its publisher has keys.")
+@yes_option
+@registry_option
+@common_options
+@pass_state
+def pull(state: State, name: str, dataset: bool, allow_unsigned: bool, registry: str | None) -> None:
+    """Fetch a model from the registry, checked file by file, with the plugins that it requires.
+
+    VERSION is a release or a range ('>=1.2,<2'), or a branch, tag or commit. Without it the newest release is taken, and the head
+    of main where there is none. What is here already is not fetched again.
+    """
+    from dataclasses import replace
+
+    from llmasos_registry.client.plan import Plan
+    from llmasos_registry.client.pull import ask, parse_reference
+    from llmasos_registry.client.session import Session
+
+    reference = parse_reference(name, "dataset" if dataset else "model")
+    output = state.output
+    with Session(state.config, registry, allow_unsigned=allow_unsigned, note=output.note) as session:
+        with output.progress() as progress:
+            progress.phase(f"asking for {reference}")
+            model, warnings = ask(session.connection, reference, session.verifier)
+            for text in warnings:
+                progress.warn(text)
+            step = session.model_step(model)
+            if step is not None:
+                session.apply(Plan(models=(replace(step, asked=reference.asked),)), progress)
+            session.store.remember(model, reference.asked)
+        kept = session.store.read(model.kind, model.id, model.commit) or model
+        folder = session.store.folder(model.kind, model.id, model.commit)
+    if not dataset:
+        # The plugins that it requires: the same way that every use of a model goes.
+        state.hub.resolve_model(str(folder))
+    output.emit(
+        {
+            "id": model.id,
+            "kind": model.kind,
+            "version": model.version,
+            "commit": model.commit,
+            "path": folder,
+            "fetched": step is not None,
+            "publisher": kept.publisher,
+            "keyid": kept.keyid,
+            "requires": list(model.requires),
+        },
+        str(folder),
+    )
 
 
 def _page(state: State, described: Mapping[str, Any], tensors: bool) -> str:
@@ -151,3 +206,28 @@ def publish(
         return "\n".join(lines)
 
     state.output.emit({"registry": url, **done._asdict()}, human)
+
+
+@command.command(short_help="Take a published version back.")
+@click.argument("name", metavar="ORG/NAME")
+@click.argument("version")
+@click.option("--reason", default="", help="Shown to those who ask for this very version.")
+@click.option("--undo", is_flag=True, help="Offer the version again.")
+@click.option("--dataset", is_flag=True, help="It is a data set, not a model.")
+@click.option("--registry", metavar="URL", help="The registry. [env: LLMASOS_REGISTRY]")
+@common_options
+@pass_state
+def yank(
+    state: State, name: str, version: str, reason: str, undo: bool, dataset: bool, registry: str | None
+) -> None:
+    """Take VERSION of ORG/NAME back: ranges no longer choose it, exact versions and locks still do."""
+    from llmasos_registry.client.credentials import connect
+    from llmasos_registry.client.yank import yank_model
+
+    kind = "dataset" if dataset else "model"
+    with connect(state.config, registry, need_token=True) as connection:
+        yank_model(connection, name, kind, version, None if undo else reason)
+    state.output.emit(
+        {"id": name, "kind": kind, "version": version, "yanked": not undo},
+        f"{name} {version} is {'offered again' if undo else 'yanked'}",
+    )

@@ -6,8 +6,24 @@ import click
 
 #: name -> (import path, summary), as in llmasos/cli/main.py; a test compares the summaries with the commands.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "advisory": (
+        "llmasos.cli.registry_advisory:command",
+        "Advisories: which versions not to use, and why.",
+    ),
+    "audit": ("llmasos.cli.registry_store:audit", "The record of every change."),
+    "backup": ("llmasos.cli.registry_store:backup", "Write a backup into the new folder TARGET."),
+    "gc": (
+        "llmasos.cli.registry_store:gc",
+        "Remove what nothing refers to any more and is older than the setting gc_grace.",
+    ),
     "key": ("llmasos.cli.registry_key:command", "Publisher keys: make, register, revoke, pin."),
+    "login": ("llmasos.cli.registry_login:command", "Remember an access token."),
     "org": ("llmasos.cli.registry_accounts:org", "Organisations and their members."),
+    "restore": (
+        "llmasos.cli.registry_store:restore",
+        "Make a registry from BACKUP, in a new or empty data folder.",
+    ),
+    "scrub": ("llmasos.cli.registry_store:scrub", "Read every blob again."),
     "serve": ("llmasos.cli.registry_serve:command", "Run a registry on this machine."),
     "token": ("llmasos.cli.registry_accounts:token", "Access tokens of users."),
     "user": ("llmasos.cli.registry_accounts:user", "Users of the registry."),

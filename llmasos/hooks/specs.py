@@ -103,7 +103,7 @@ def llmasos_resolve_model(ref: str, hub: HubAPI) -> ResolvedModel | None:
     When: first step of every command that takes a model.
     Params: ``ref`` as the user wrote it; ``hub`` for ``cache_dir`` and ``offline``.
     Returns: None for a reference of another form. For its own form, raise ModelNotFound when it leads nowhere.
-    Since: API 1.0. Implemented by: llmasos-refs (paths, ``hf://``, ``pypi:``).
+    Since: API 1.0. Implemented by: llmasos-refs (paths, ``hf://``, ``pypi:``), llmasos-registry (``registry://``).
 
     ::
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from llmasos.config import Config, load_config
 from llmasos.contracts.base import Contribution
-from llmasos.contracts.evaluation import TaskDef
+from llmasos.contracts.evaluation import Progress, TaskDef
 from llmasos.contracts.hub import PluginInfo, Provided
 from llmasos.contracts.model import ResolvedModel
 from llmasos.contracts.runtime import BackendRequest
@@ -80,6 +80,8 @@ class KernelHub:
         self.offline: bool = self.config.offline
         #: Installs what a model requires, after the user consented; None refuses. Does not travel to worker processes.
         self.provision: Provision | None = provision
+        #: Who watches long work of hooks that are given no progress of their own, such as fetching a model.
+        self.progress: Progress | None = None
         #: Takes one line for each failure that is not an error of what the user asked for.
         self.warn: Callable[[str], None] = warn or _warn_on_stderr
         tracer = (trace or _trace_on_stderr) if self.config.trace_plugins else None

@@ -18,7 +18,14 @@ from llmasos.testing.conformance import Check, assert_conforms, encoder, model, 
 from llmasos.testing.conformance.corpus import TEXTS
 from llmasos.testing.conformance.plugin import PluginSubject
 
-BUILTINS = ("llmasos-data", "llmasos-evals", "llmasos-refs", "llmasos-tokenizers", "llmasos-transformer")
+BUILTINS = (
+    "llmasos-data",
+    "llmasos-evals",
+    "llmasos-refs",
+    "llmasos-registry",
+    "llmasos-tokenizers",
+    "llmasos-transformer",
+)
 
 
 @cache
@@ -30,8 +37,8 @@ def subject(plugin_id: str) -> PluginSubject:
 @pytest.mark.parametrize("plugin_id", BUILTINS)
 def test_plugin(plugin_id: str, check: Check[PluginSubject]) -> None:
     finding = check.run(subject(plugin_id))
-    # llmasos-refs offers hooks and nothing by name, so there is nothing to import by name.
-    nothing = plugin_id == "llmasos-refs" and check.name == "plugin.good_guest"
+    # These offer hooks and nothing by name, so there is nothing to import by name.
+    nothing = plugin_id in ("llmasos-refs", "llmasos-registry") and check.name == "plugin.good_guest"
     assert finding.outcome == ("does not apply" if nothing else "kept"), str(finding)
 
 

@@ -12,6 +12,8 @@ from packaging.utils import canonicalize_name
 
 from llmasos.config import Config
 from llmasos.contracts.evaluation import Progress
+from llmasos.errors import UnknownName, UsageError
+from llmasos.near_miss import did_you_mean
 from llmasos_registry.client.catalogue import RegistryCatalogue
 from llmasos_registry.client.connection import Connection
 from llmasos_registry.client.credentials import connect
@@ -29,7 +31,7 @@ from llmasos_registry.client.plan import (
 )
 from llmasos_registry.client.pull import Reference, ask, fetch, plan_model
 from llmasos_registry.client.resolver import Candidate, Solution, Wish, resolve
-from llmasos_registry.client.sources import RegistrySource, Signatures, Source
+from llmasos_registry.client.sources import Nowhere, RegistrySource, Signatures, Source
 from llmasos_registry.client.tools import Index, Tool, find_tool
 from llmasos_registry.client.transaction import Transaction
 from llmasos_registry.client.verify import KeySource, Verifier, registry_keys
@@ -139,6 +141,24 @@ class Workplace:
             return Signer(signatures.publisher, None, "unsigned")
         return Signer(signatures.publisher, signed.keyid, "pinned" if known and known.keys else "new")
 
+    def distribution_of(self, name: str) -> str:
+        """The distribution that a user means: its own name, or the id of a plugin in it. Raises UnknownName, UsageError."""
+        plugins = self.environment.plugins()
+        wanted = canonicalize_name(name)
+        found = next((one for one in plugins if one.name == wanted or name in one.plugins), None)
+        if found is not None:
+            return found.name
+        own = self.environment.installed.get("llmasos")
+        if own is not None and (wanted == "llmasos" or name in own.plugins):
+            raise UsageError(
+                f"{name} is part of llmasos", hint=f"leave it out of use with: llmasos plugin disable {name}"
+            )
+        known = sorted({one.name for one in plugins})
+        raise UnknownName(
+            f"no plugin `{name}` is installed{did_you_mean(name, known)}",
+            hint=f"installed from elsewhere than llmasos itself: {', '.join(known) or 'none'}",
+        )
+
     def removal(self, names: Iterable[str]) -> list[Step]:
         """Steps that remove installed distributions."""
         found = []
@@ -228,6 +248,11 @@ class Workplace:
             )
 
 
+def local_workplace(config: Config) -> Workplace:
+    """A workplace for plans that fetch nothing."""
+    return Workplace(config, config.registry or "http://localhost", Nowhere(), lambda account: ())
+
+
 class Session(Workplace):
     """A workplace at a registry. Use as a context manager."""
 
@@ -236,10 +261,11 @@ class Session(Workplace):
         config: Config,
         url: str | None = None,
         *,
+        connection: Connection | None = None,
         allow_unsigned: bool = False,
         note: Callable[[str], None] | None = None,
     ) -> None:
-        self.connection: Connection = connect(config, url)
+        self.connection: Connection = connection or connect(config, url)
         super().__init__(
             config,
             self.connection.url,

@@ -1,0 +1,17 @@
+"""The ``resolve_model`` hook of the registry's client: cheap to import, because every use of a model asks every resolver."""
+
+from __future__ import annotations
+
+from llmasos.api import HubAPI, ResolvedModel, hookimpl
+
+SCHEME = "registry://"
+
+
+@hookimpl
+def llmasos_resolve_model(ref: str, hub: HubAPI) -> ResolvedModel | None:
+    """Resolve ``registry://``; None for other references. Raises ModelNotFound, UsageError, SignatureRefused, DigestMismatch."""
+    if not ref.startswith(SCHEME):
+        return None
+    from llmasos_registry.client.reference import resolve_reference
+
+    return resolve_reference(ref, hub)
