@@ -118,6 +118,8 @@ class FileStore(LocalFolders):
         """
         place, aside = self.place(sha256), self.temporary / f"discard.{sha256}.{os.urandom(4).hex()}"
         try:
+            if place.stat().st_mtime >= before.timestamp():
+                return False
             os.rename(place, aside)
         except FileNotFoundError:
             return True
