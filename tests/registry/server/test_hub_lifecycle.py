@@ -120,7 +120,7 @@ def test_an_old_name_leads_on_and_stays_reserved(app: Any) -> None:
     for path in ("/api/models/{}/tree/main?recursive=true", "/{}/resolve/main/a%20b", "/api/models/{}"):
         answer = app.get(path.format("acme/old"))
         assert answer.status_code == 307
-        assert answer.headers["location"] == "http://registry.test" + path.format("ann/new")
+        assert answer.headers["location"] == path.format("ann/new")
     created = app.post("/api/repos/create", bob, json={"name": "old", "organization": "bob"})
     assert created.status_code == 200
     moved = {"fromRepo": "bob/old", "toRepo": "ann/other", "type": "model"}

@@ -49,6 +49,7 @@ def leaderboard(request: Request) -> Response:
         if query.get("base_model", "").lower() == "true" and (row.card or {}).get("base_model"):
             continue
         ranks[row.task] = ranks.get(row.task, 0) + 1
+        source = row.details.get("source")
         entry = {
             "rank": ranks[row.task],
             "modelId": name,
@@ -62,9 +63,9 @@ def leaderboard(request: Request) -> Response:
                 "fullname": row.fullname or row.owner,
                 "avatarUrl": "",
             },
+            # Some clients want the key, whatever it holds.
+            "source": source if isinstance(source, dict) else None,
         }
-        if isinstance(row.details.get("source"), dict):
-            entry["source"] = row.details["source"]
         if isinstance(row.details.get("notes"), str):
             entry["notes"] = row.details["notes"]
         answer.append(entry)

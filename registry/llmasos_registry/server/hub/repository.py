@@ -190,7 +190,8 @@ def requested_repo(conn: sa.Connection, request: Request, need: Need = "read", k
         if target == path:  # the name came in another spelling; a redirect would lead here again
             raise repo_not_found(name, anonymous=request.caller.anonymous) from None
         query = request.scope.get("query_string", b"").decode("latin-1")
-        address = request.root + target + (f"?{query}" if query else "")
+        # Without a host: clients before huggingface_hub 1.20 follow only those.
+        address = target + (f"?{query}" if query else "")
         raise Failure(307, f"{name} is {moved.repo.full_name} now", headers={"Location": address}) from None
 
 
