@@ -16,9 +16,13 @@ from llmasos.contracts.evaluation import Progress
 from llmasos.errors import InputError
 from llmasos_registry.client.connection import Connection, RegistryError, failure
 
-#: Files in flight at once, and files a request for upload addresses names.
+#: Large files in flight at once.
 _THREADS = 4
-_BATCH = 200
+#: Files up to this size go up many at a time, through Xet where that is installed: a request for each would take longer than
+#: its bytes. Larger ones go through LFS in one stream each, three times as fast as Xet, and are counted as they go. Bytes.
+_SMALL = 4 << 20
+#: Small files that go up together: at most so many, and so many bytes.
+_BATCH, _BATCH_BYTES = 500, 64 << 20
 
 
 class ByteCount:
@@ -138,29 +142,36 @@ class HubUpload:
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
 
-        files = {path: CountedFile(root / path) for path in changed}
-        total = sum((root / path).stat().st_size for path in changed)
+        sizes = {path: (root / path).stat().st_size for path in changed}
         words = f"uploading {len(changed)} file{'s' if len(changed) != 1 else ''}"
-        count = ByteCount(progress, words, total) if changed else None
+        count = ByteCount(progress, words, sum(sizes.values())) if changed else None
         with _quiet(), _translated(self._url):
             additions: list[CommitOperationAdd] = []
-            for path, file in files.items():
-                addition = CommitOperationAdd(path, cast(BinaryIO, file))
-                if addition.upload_info.sha256.hex() != changed[path]:
-                    raise InputError(f"{root / path} changed while it was published", hint="publish again")
-                file.count = count
-                additions.append(addition)
-            for start in range(0, len(additions), _BATCH):
+            for batch in _batches(sizes):
+                large = sizes[batch[0]] > _SMALL
+                files = [CountedFile(root / path) if large else root / path for path in batch]
+                added = [CommitOperationAdd(p, cast(BinaryIO, f)) for p, f in zip(batch, files, strict=True)]
+                for path, addition, file in zip(batch, added, files, strict=True):
+                    if isinstance(file, CountedFile):
+                        # It was read for its digest a second time just now.
+                        if addition.upload_info.sha256.hex() != changed[path]:
+                            raise InputError(
+                                f"{root / path} changed while it was published", hint="publish again"
+                            )
+                        file.count = count
+                    else:
+                        addition.upload_info.sha256 = bytes.fromhex(changed[path])
                 self._api.preupload_lfs_files(
-                    **self._repo,
-                    additions=additions[start : start + _BATCH],
-                    num_threads=_THREADS,
-                    free_memory=False,
+                    **self._repo, additions=added, num_threads=_THREADS, free_memory=False
                 )
+                for file in files:
+                    if isinstance(file, CountedFile):
+                        file.count = None
+                if count is not None and not large:
+                    count(sum(sizes[path] for path in batch))
+                additions += added
             if count is not None:
                 count.done()
-            for file in files.values():
-                file.count = None
             progress.phase("committing")
             operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = [
                 *additions,
@@ -175,6 +186,24 @@ class HubUpload:
                 parent_commit=parent,
             )
         return str(done.oid)
+
+
+def _batches(sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    """Paths in groups that go up together: small files first, then all large ones."""
+    batch: list[str] = []
+    left = _BATCH_BYTES
+    for path, size in sizes.items():
+        if size > _SMALL:
+            continue
+        if batch and (len(batch) == _BATCH or size > left):
+            yield batch
+            batch, left = [], _BATCH_BYTES
+        batch.append(path)
+        left -= size
+    if batch:
+        yield batch
+    if large := [path for path, size in sizes.items() if size > _SMALL]:
+        yield large
 
 
 @contextmanager

@@ -131,6 +131,7 @@ def publish_model(
             description="\n".join(message.splitlines()[1:]).strip() if message else "",
             progress=progress,
         )
+        _check_arrived(repo_id, commit, _at(connection, repo_id, kind, commit), files)
     if version is not None:
         progress.phase(f"sealing {version}")
         _seal(connection, repo_id, kind, version, commit, message)
@@ -199,6 +200,17 @@ def _check_sealed(
             f"{repo_id} {version} is sealed at commit {sealed}, and this folder has another content "
             f"(main is at {head}):\n  {shown}{more}",
             hint="a published version never changes: choose a higher one, or leave --version out",
+        )
+
+
+def _check_arrived(repo_id: str, commit: str, found: Mapping[str, str], files: Mapping[str, str]) -> None:
+    """What was committed is what was signed: a file may have changed between the two."""
+    arrived = {path: digest for path, digest in found.items() if not is_unsigned(path)}
+    if differences := compare(files, arrived):
+        shown = "; ".join(differences[:_SHOWN])
+        raise RegistryError(
+            f"commit {commit} of {repo_id} is not what was signed: {shown}",
+            hint="a file changed while it was published; run the same command again",
         )
 
 
