@@ -48,6 +48,7 @@ def pull(state: State, name: str, dataset: bool, allow_unsigned: bool, registry:
     """
     from dataclasses import replace
 
+    from llmasos.pipelines.requirements import meet, model_manifest
     from llmasos_registry.client.plan import Plan
     from llmasos_registry.client.pull import ask, parse_reference
     from llmasos_registry.client.session import Session
@@ -67,8 +68,8 @@ def pull(state: State, name: str, dataset: bool, allow_unsigned: bool, registry:
         kept = session.store.read(model.kind, model.id, model.commit) or model
         folder = session.store.folder(model.kind, model.id, model.commit)
     if not dataset:
-        # The plugins that it requires: the same way that every use of a model goes.
-        state.hub.resolve_model(str(folder))
+        # What every use of a model goes through; the registry need not be asked a second time where it leads.
+        meet(state.hub, model_manifest(folder).requires, f"registry://{reference}")
     output.emit(
         {
             "id": model.id,
