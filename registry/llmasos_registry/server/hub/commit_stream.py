@@ -113,11 +113,13 @@ class CommitReader:
             if self._content is not None:
                 position = self._feed_content(piece, position)
                 continue
-            newline = piece.find(b"\n", position)
-            stop = len(piece) if newline < 0 else newline
+            most = position + MAX_LINE + 1 - len(self._line)
+            newline = piece.find(b"\n", position, most)
+            stop = min(len(piece), most) if newline < 0 else newline
             self._line += piece[position:stop]
-            position = stop + 1
+            position = stop
             if newline >= 0:
+                position += 1
                 self._end_line()
             elif len(self._line) > MAX_LINE:
                 self._begin_content()

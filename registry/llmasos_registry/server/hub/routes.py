@@ -16,6 +16,7 @@ from llmasos_registry.server.hub import (
     listings,
     preupload,
     resolve,
+    squash,
     unsupported,
     xet,
 )
@@ -35,6 +36,7 @@ ROUTES: tuple[Route, ...] = (
     *lfs.ROUTES,
     *lfs_upload.ROUTES,
     *xet.ROUTES,
+    *squash.ROUTES,
     *resolve.ROUTES,
     *gating.WEB_ROUTES,
     *unsupported.ROUTES,
