@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
@@ -11,9 +11,6 @@ from llmasos_registry.server.context import Request
 from llmasos_registry.server.hub.objects import Entry, File
 from llmasos_registry.server.hub.repository import Commit, Repo
 from llmasos_registry.server.store.git import lfs_pointer
-
-#: Fields of a repository that take more work than its row; lists leave them out unless asked.
-HEAVY = frozenset({"siblings", "sha", "evalResults"})
 
 
 def moment(at: datetime) -> str:
@@ -54,21 +51,18 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def siblings(files: Iterable[Entry], *, blobs: bool) -> list[dict[str, Any]]:
-    """The files of a commit as ``siblings``; with ``blobs`` their sizes and ids."""
-    found = []
-    for entry in files:
-        item: dict[str, Any] = {"rfilename": entry.path}
-        if blobs and entry.file is not None:
-            item |= {"size": entry.file.size, "blobId": entry.oid}
-            if entry.file.lfs:
-                item["lfs"] = {
-                    "sha256": entry.file.sha256,
-                    "size": entry.file.size,
-                    "pointerSize": pointer_size(entry.file),
-                }
-        found.append(item)
-    return found
+def sibling(entry: Entry) -> dict[str, Any]:
+    """A file of a commit as one of its ``siblings``, with size and ids."""
+    item: dict[str, Any] = {"rfilename": entry.path}
+    if entry.file is not None:
+        item |= {"size": entry.file.size, "blobId": entry.oid}
+        if entry.file.lfs:
+            item["lfs"] = {
+                "sha256": entry.file.sha256,
+                "size": entry.file.size,
+                "pointerSize": pointer_size(entry.file),
+            }
+    return item
 
 
 def pointer_size(file: File) -> int:

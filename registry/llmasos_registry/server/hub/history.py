@@ -21,7 +21,7 @@ from llmasos_registry.server.db.tables_hub import commits, eval_results, refs, r
 from llmasos_registry.server.db.tables_store import git_trees
 from llmasos_registry.server.failures import Failure, bad_request, entry_not_found, revision_not_found
 from llmasos_registry.server.hub.card import CARD, MANIFEST, RESULTS, Facts, card_tags
-from llmasos_registry.server.hub.objects import Names, Objects, stored_files, walk
+from llmasos_registry.server.hub.objects import Names, Objects, find, stored_files
 from llmasos_registry.server.hub.paths import safe_path
 from llmasos_registry.server.hub.repository import Commit, Repo, find_commit
 from llmasos_registry.server.store.git import EMPTY_TREE, TreeEntry, commit_id, object_id, tree_data
@@ -320,7 +320,7 @@ def _note(
     files = stored_files(conn, puts.values())
     added = 0
     for path, oid in puts.items():
-        old = walk(conn, objects, before.tree, path)
+        old = find(conn, objects, before.tree, path)
         if old is None or old.oid != oid:
             added += files[oid].size
     values: dict[str, object] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 from urllib.parse import parse_qs
 
 import sqlalchemy as sa
@@ -20,9 +21,9 @@ from llmasos_registry.server.hub.answers import (
     next_page,
     page_limit,
     repo_fields,
-    siblings,
+    sibling,
 )
-from llmasos_registry.server.hub.objects import Entry, Objects, listing, walk
+from llmasos_registry.server.hub.objects import Entry, Objects, find, listing, walk
 from llmasos_registry.server.hub.repository import (
     Commit,
     Repo,
@@ -56,8 +57,9 @@ def repo_info(request: Request) -> Response:
             if revision is not None:
                 answer["lastModified"] = commit_answer(commit)["date"]
             if not wanted or "siblings" in wanted:
-                files = list(all_files(conn, request.registry.objects, commit.tree))
-                answer["siblings"] = siblings(files, blobs=flag(request, "blobs"))
+                answer["siblings"] = _siblings(
+                    conn, request.registry.objects, commit.tree, flag(request, "blobs")
+                )
         if "evalResults" in wanted:
             rows = conn.execute(
                 sa.select(eval_results.c.details, eval_results.c.filename)
@@ -72,6 +74,12 @@ def repo_info(request: Request) -> Response:
         keep = {"_id", "id", "modelId", *wanted}
         answer = {key: value for key, value in answer.items() if key in keep}
     return json_response(answer)
+
+
+def _siblings(conn: sa.Connection, objects: Objects, tree: str, blobs: bool) -> list[dict[str, Any]]:
+    if blobs:
+        return [sibling(entry) for entry in all_files(conn, objects, tree)]
+    return [{"rfilename": e.name} for e in listing(conn, objects, tree, recursive=True) if not e.is_tree]
 
 
 def all_files(conn: sa.Connection, objects: Objects, tree: str) -> Iterator[Entry]:
@@ -130,7 +138,7 @@ def _last_commits(
             break
         parent = None if commit.parent is None else find_commit(conn, repo, commit.parent)
         for path, oid in list(pending.items()):
-            before = None if parent is None else walk(conn, objects, parent.tree, path)
+            before = None if parent is None else find(conn, objects, parent.tree, path)
             if before is None or before.oid != oid:
                 found[path] = commit
                 del pending[path]

@@ -112,20 +112,25 @@ def stored_files(conn: sa.Connection, oids: Iterable[str]) -> dict[str, File]:
     return found
 
 
-def walk(conn: sa.Connection, objects: Objects, tree: str, path: str) -> Entry | None:
-    """What a path of a tree is; None when there is nothing. The empty path is the tree itself."""
-    if not path:
-        return Entry("", tree, None)
+def find(conn: sa.Connection, objects: Objects, tree: str, path: str) -> TreeEntry | None:
+    """The name at a path of a tree; None when there is nothing. The empty path is the tree itself."""
     current = TreeEntry("", tree, True)
-    for name in path.split("/"):
+    for name in path.split("/") if path else ():
         if not current.is_tree:
             return None
         found = objects.tree(conn, current.oid).get(name)
         if found is None:
             return None
         current = found
-    file = None if current.is_tree else objects.files(conn, [current.oid])[current.oid]
-    return Entry(path, current.oid, file)
+    return current
+
+
+def walk(conn: sa.Connection, objects: Objects, tree: str, path: str) -> Entry | None:
+    """What a path of a tree is, with a file's content."""
+    found = find(conn, objects, tree, path)
+    if found is None:
+        return None
+    return Entry(path, found.oid, None if found.is_tree else objects.files(conn, [found.oid])[found.oid])
 
 
 def listing(

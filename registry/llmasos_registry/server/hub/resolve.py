@@ -72,7 +72,9 @@ def _resolve(request: Request, kind: str) -> Response:
     }
     if file.lfs:
         headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size)}
-    if request.method == "GET" and "x-hf-download-counter" in request.headers:
+    # The rest of a download that was broken off is no other download.
+    begins = request.headers.get("range", "bytes=0-").startswith("bytes=0-")
+    if request.method == "GET" and begins and "x-hf-download-counter" in request.headers:
         registry.downloads.count(repo.kind, repo.full_name)
     return blob_response(
         request,
