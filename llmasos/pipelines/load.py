@@ -87,7 +87,7 @@ def choose_architecture(hub: KernelHub, resolved: ResolvedModel, checkpoint: Che
 
     Raises UnknownName saying which plugin kind would be needed.
     """
-    named = model_manifest(resolved).architecture
+    named = model_manifest(resolved.path).architecture
     if named is not None:
         return _provided_as(hub, "model_architecture", named).full_name
     config = checkpoint.config

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
@@ -31,25 +32,27 @@ def resolve_model(hub: KernelHub, ref: str) -> ResolvedModel:
     PluginRequired with the command to run when the user did not consent, and what provisioning raises.
     """
     resolved = hub.locate_model(ref)
-    manifest = model_manifest(resolved)
-    if not manifest.requires:
-        return resolved
-    missing = unmet(hub, manifest.requires)
+    meet(hub, model_manifest(resolved.path).requires, ref)
+    return resolved
+
+
+def meet(hub: KernelHub, requires: Sequence[str], ref: str) -> None:
+    """The plugins that the model ``ref`` requires can be used, perhaps since just now. Raises as ``resolve_model``."""
+    missing = unmet(hub, requires)
     if not missing:
-        return resolved
+        return
     wanted = [requirement for requirement, _, _ in missing]
     provision = hub.provision if all(installable for _, _, installable in missing) else None
     if provision is not None and provision(wanted, f"model {ref}"):
         hub.refresh()
-        missing = unmet(hub, manifest.requires)
+        missing = unmet(hub, requires)
     if missing:
         raise _required(ref, missing)
-    return resolved
 
 
-def model_manifest(resolved: ResolvedModel) -> ModelManifest:
+def model_manifest(path: Path) -> ModelManifest:
     """The model's own ``llmasos.toml``: in its folder, or beside a single weight file. Empty when there is none."""
-    folder = resolved.path if resolved.path.is_dir() else resolved.path.parent
+    folder = path if path.is_dir() else path.parent
     return read_model_manifest(folder) or ModelManifest()
 
 

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from packaging.pylock import Package, PackageWheel
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.tags import sys_tags
 from packaging.utils import parse_wheel_filename
+from packaging.version import InvalidVersion, Version
 
 from llmasos_registry.signatures.model_files import clean_path
 
@@ -133,3 +135,20 @@ def model_files(rows: Sequence[Mapping[str, Any]]) -> tuple[ModelFile, ...]:
         if any("/".join(parts[:count]) in found for count in range(1, len(parts))):
             raise ValueError(f"{path} lies below another file")
     return tuple(found[path] for path in sorted(found))
+
+
+def release_range(asked: str) -> SpecifierSet | None:
+    """The releases that a request means: a range as it is written, a whole version that one, ``1.2`` every 1.2.x.
+
+    None for what names no releases: a branch, a tag of other words, a commit, nothing.
+    """
+    if not asked or re.fullmatch(r"[0-9a-f]{40}", asked):
+        return None
+    try:
+        if asked[0] in "<>=!~":
+            return SpecifierSet(asked)
+        version = Version(asked)
+    except (InvalidSpecifier, InvalidVersion):
+        return None
+    short = len(version.release) < 3 and str(version) == ".".join(map(str, version.release))
+    return SpecifierSet(f"=={version}.*" if short else f"=={version}")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from packaging.specifiers import SpecifierSet
 
 from llmasos.config import Config
-from llmasos.errors import UnknownName, UsageError
+from llmasos.errors import MissingDependency, UnknownName, UsageError
 from llmasos_registry.client.connection import Connection, registry_url
 from llmasos_registry.client.credentials import connect, read_token
 from llmasos_registry.client.locked import Lock, LockedModel, LockedPackage, LockedPlugin, LockedWheel
@@ -50,15 +50,18 @@ def make_lock(session: Session, wishes: Sequence[Wish], references: Sequence[Ref
     packages = {name: package for name, (package, _) in own.items()}
     facts: dict[str, str] = {}
     if solution.libraries:
+        if not session.tool.locks:
+            raise MissingDependency(
+                f"{session.tool.name} cannot lock libraries beside what is installed", hint="pip install uv"
+            )
         pins = [f"{name}=={package.version}" for name, package in packages.items()]
-        found = session.tool.compile(
-            [*pins, *solution.libraries], session.environment, session.index, for_lock=True
-        )
+        found = session.tool.compile([*pins, *solution.libraries], session.environment, session.index)
         for package in found:
             if package.name in packages:
                 continue
             if package.wheels and not session.environment.is_fact(package.name):
                 packages[package.name] = package
+                session.examine(package)
             else:
                 facts[package.name] = package.version
     return Lock(
@@ -98,19 +101,7 @@ def _release_of(session: Session, name: str, version: str) -> tuple[LockedPackag
 
 def _with_key(session: Session, plugin: LockedPlugin, package: LockedPackage) -> LockedPlugin:
     """The plugin with the key that signed its wheel for this machine. Raises SignatureRefused, TrustChanged."""
-    wheel = package.best()
-    if wheel is None:
-        raise RequirementsConflict(f"{package.name} {package.version} has no wheel for this machine")
-    signatures = session.source.signatures(package.name, wheel.filename)
-    signed = session.examiner.verify_wheel(
-        filename=wheel.filename,
-        sha256=wheel.sha256,
-        project=package.name,
-        publisher=signatures.publisher or plugin.publisher,
-        version=package.version,
-        envelopes=signatures.envelopes,
-    )
-    return plugin._replace(keyid=None if signed is None else signed.keyid)
+    return plugin._replace(keyid=session.examine(package).keyid)
 
 
 def _signed(session: Session, model: LockedModel) -> LockedModel:

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from llmasos.errors import RunError
 from llmasos.kernel.atomic import write_atomic
 from llmasos_registry.client.connection import RegistryError
-from llmasos_registry.client.locked import LockedModel, ModelFile, model_files
+from llmasos_registry.client.locked import LockedModel, ModelFile, model_files, release_range
 from llmasos_registry.client.sources import Source
 from llmasos_registry.client.verify import Verifier
 
@@ -184,9 +184,8 @@ def arrive(
 
 def _newest(here: list[LockedModel], asked: str) -> LockedModel | None:
     """The newest release in a range, among what is here; any commit when nothing in particular was asked for."""
-    try:
-        wanted = SpecifierSet(asked if not asked or asked[0] in "<>=!~" else f"=={asked}")
-    except InvalidSpecifier:
+    wanted = release_range(asked) if asked else SpecifierSet()
+    if wanted is None:
         return None
     found: list[tuple[Version, LockedModel]] = []
     for one in here:

@@ -60,9 +60,11 @@ class ModelStep:
 
     model: LockedModel
     signer: Signer
-    bytes: int
+    size: int
     #: The request that it answers, for the store to remember; None for a lock, which names commits.
     asked: str | None = None
+    #: The signature, read when the plan was made.
+    bundle: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Plan:
                     "id": step.model.id,
                     "version": step.model.version,
                     "commit": step.model.commit,
-                    "bytes": step.bytes,
+                    "bytes": step.size,
                     "signer": step.signer._asdict(),
                 }
                 for step in self.models
@@ -130,7 +132,7 @@ def describe(plan: Plan) -> str:
             lines.append(f"          may  {permissions_text(step.permissions)}")
     for item in plan.models:
         title = f"{item.model.kind} {item.model.id} {item.model.version or item.model.commit[:12]}"
-        lines += [f"fetch   {title}  ({size_text(item.bytes)})", f"          from {item.signer}"]
+        lines += [f"fetch   {title}  ({size_text(item.size)})", f"          from {item.signer}"]
     lines += [f"warning: {text}" for text in plan.warnings]
     return "\n".join(lines) or "nothing to do"
 

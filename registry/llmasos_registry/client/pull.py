@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from llmasos.errors import ModelNotFound, UsageError
 from llmasos_registry.client.connection import Connection, RegistryError, RegistryNotFound, path_segment
-from llmasos_registry.client.locked import LockedModel, ModelFile, model_files
+from llmasos_registry.client.locked import LockedModel, ModelFile, model_files, release_range
 from llmasos_registry.client.lockfile import check_commit, check_repository
 from llmasos_registry.client.model_store import ModelStore
 from llmasos_registry.client.plan import ModelStep, Signer
@@ -34,17 +35,6 @@ class Reference(NamedTuple):
     asked: str = ""
     file: str = ""
     kind: str = "model"
-
-    @property
-    def is_version(self) -> bool:
-        """Whether ``asked`` names releases; a branch, tag or commit otherwise. A commit's digits are no version."""
-        if re.fullmatch(r"[0-9a-f]{40}", self.asked):
-            return False
-        try:
-            SpecifierSet(self.asked if self.asked[:1] in "<>=!~" else f"=={self.asked}")
-        except InvalidSpecifier:
-            return False
-        return bool(self.asked)
 
     def __str__(self) -> str:
         return f"{self.id}@{self.asked}" if self.asked else self.id
@@ -72,9 +62,10 @@ def ask(connection: Connection, reference: Reference, verifier: Verifier) -> tup
     """
     organisation, name = reference.id.split("/")
     path = f"/v1/{reference.kind}s/{path_segment(organisation)}/{path_segment(name)}/resolve"
-    key = "version" if reference.is_version else "revision"
+    wanted = release_range(reference.asked)
+    query = {"version": str(wanted)} if wanted is not None else {"revision": reference.asked}
     try:
-        answer = connection.get(path, {key: reference.asked} if reference.asked else {})
+        answer = connection.get(path, query if reference.asked else {})
     except RegistryNotFound as error:
         raise ModelNotFound(
             f"{connection.url}: {error.message}",
@@ -100,8 +91,8 @@ def _model(answer: Any, reference: Reference, origin: str) -> LockedModel:
         check_repository(answer["id"])
         check_commit(answer["commit"])
         version = answer["version"]
-        if version is not None:
-            _check_version(reference, version)
+        if version is not None or release_range(reference.asked) is not None:
+            _check_version(reference, str(version))
         if re.fullmatch(r"[0-9a-f]{40}", reference.asked) and answer["commit"] != reference.asked:
             raise ValueError(f"it is about the commit {answer['commit']}, asked for was {reference.asked}")
         signature = answer.get("signature")
@@ -125,30 +116,33 @@ def _check_version(reference: Reference, version: str) -> None:
     """An answer outside of what was asked for would let a registry choose an older or newer release than the user did."""
     try:
         parsed = Version(version)
-        if reference.is_version:
-            text = reference.asked
-            wanted = SpecifierSet(text if text[0] in "<>=!~" else f"=={text}")
-            if not wanted.contains(parsed, prereleases=True):
-                raise ValueError(f"it is about version {version}, asked for was {text}")
-    except (InvalidVersion, InvalidSpecifier) as error:
+    except InvalidVersion as error:
         raise ValueError(str(error)) from None
+    wanted = release_range(reference.asked)
+    if wanted is not None and not wanted.contains(parsed, prereleases=True):
+        raise ValueError(f"it is about version {version}, asked for was {reference.asked}")
 
 
 def plan_model(
-    model: LockedModel, store: ModelStore, source: Source, verifier: Verifier, *, locked: bool = False
+    model: LockedModel,
+    store: ModelStore,
+    source: Source,
+    verifier: Verifier,
+    *,
+    locked: bool = False,
+    bundle: bytes | None = None,
 ) -> ModelStep | None:
     """The step that fetches a model, with who signed it; None when its commit is here.
 
-    ``locked`` compares with the key in the lock. Raises SignatureRefused, TrustChanged, DigestMismatch.
+    ``locked`` compares with the key in the lock; ``bundle`` is the signature where it was read before. Raises SignatureRefused, TrustChanged, DigestMismatch.
     """
     if store.missing(model) == 0 and store.read(model.kind, model.id, model.commit) is not None:
         return None
     known = verifier.trust.publisher(model.publisher)
-    bundle = None
     entry = next((file for file in model.files if file.path == model.signature), None)
     if model.signature is not None and entry is None:
         raise RegistryError(f"{model.id}: the signature {model.signature} is not among its files")
-    if entry is not None:
+    if entry is not None and bundle is None:
         bundle = read_small(model, entry, source, verifier)
     signed = verifier.verify_model(
         {file.path: file.sha256 for file in model.files},
@@ -166,20 +160,17 @@ def plan_model(
             hint="nothing was fetched",
         )
     state: Any = "unsigned" if keyid is None else "pinned" if known is not None and known.keys else "new"
-    return ModelStep(with_key(model, keyid), Signer(model.publisher, keyid, state), store.missing(model))
+    signer = Signer(model.publisher, keyid, state)
+    return ModelStep(with_key(model, keyid), signer, store.missing(model), bundle=bundle)
 
 
 def with_key(model: LockedModel, keyid: str | None) -> LockedModel:
     """The model with the key that signed it."""
-    from dataclasses import replace
-
     return replace(model, keyid=keyid)
 
 
 def read_small(model: LockedModel, file: ModelFile, source: Source, verifier: Verifier) -> bytes:
     """A short file of a repository, into memory, checked. Raises DigestMismatch, RegistryError."""
-    import hashlib
-
     name = f"{model.id}/{file.path}"
     if file.size > MAX_BUNDLE:
         raise RegistryError(f"{name} has {file.size} bytes, which is too much for what it should be")
@@ -203,7 +194,8 @@ def fetch(
     """Carry out model steps; the folders. Signatures are checked once more, now with pinning."""
     folders = []
     for step in steps:
-        plan_model(step.model, store, source, verifier, locked=step.model.keyid is not None)
+        locked = step.model.keyid is not None
+        plan_model(step.model, store, source, verifier, locked=locked, bundle=step.bundle)
         folders.append(store.put(step.model, source, verifier, read))
         if step.asked is not None:
             store.remember(step.model, step.asked)

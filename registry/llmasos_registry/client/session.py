@@ -18,7 +18,7 @@ from llmasos_registry.client.catalogue import RegistryCatalogue
 from llmasos_registry.client.connection import Connection
 from llmasos_registry.client.credentials import connect
 from llmasos_registry.client.environment import Environment, fits
-from llmasos_registry.client.locked import LockedModel, LockedPackage, LockedPlugin
+from llmasos_registry.client.locked import LockedModel, LockedPackage, LockedPlugin, LockedWheel
 from llmasos_registry.client.model_store import ModelStore
 from llmasos_registry.client.plan import (
     ModelStep,
@@ -30,7 +30,7 @@ from llmasos_registry.client.plan import (
     consent_text,
 )
 from llmasos_registry.client.pull import Reference, ask, fetch, plan_model
-from llmasos_registry.client.resolver import Candidate, Solution, Wish, resolve
+from llmasos_registry.client.resolver import Candidate, RequirementsConflict, Solution, Wish, resolve
 from llmasos_registry.client.sources import Nowhere, RegistrySource, Signatures, Source
 from llmasos_registry.client.tools import Index, Tool, find_tool
 from llmasos_registry.client.transaction import Transaction
@@ -92,14 +92,7 @@ class Workplace:
     def _step(
         self, package: LockedPackage, before: str | None, plugin: LockedPlugin | None, locked: bool
     ) -> Step:
-        from llmasos_registry.client.resolver import RequirementsConflict
-
-        wheel = package.best()
-        if wheel is None:
-            raise RequirementsConflict(
-                f"{package.name} {package.version} has no wheel for this machine",
-                hint="a lock is made for one kind of machine; write one here: llmasos lock",
-            )
+        wheel = _wheel_for_here(package)
         if self.environment.is_fact(package.name):
             raise RequirementsConflict(
                 f"{package.name} {package.version} would replace {before or 'nothing'}, and {package.name} is never "
@@ -115,22 +108,28 @@ class Workplace:
             after=package.version,
             wheel=wheel,
             signatures=signatures,
-            signer=self._signer(package, wheel.filename, wheel.sha256, signatures, keyid),
+            signer=self._signer(package, wheel, signatures, keyid),
             locked_keyid=keyid,
             plugin_id=None if plugin is None else plugin.id,
             summary=None if plugin is None else plugin.summary,
             permissions=None if plugin is None else plugin.permissions,
         )
 
+    def examine(self, package: LockedPackage) -> Signer:
+        """Who signed the wheel of a package for this machine. Raises SignatureRefused, TrustChanged."""
+        wheel = _wheel_for_here(package)
+        signatures = self.source.signatures(package.name, wheel.filename)
+        return self._signer(package, wheel, signatures, None)
+
     def _signer(
-        self, package: LockedPackage, filename: str, sha256: str, signatures: Signatures, keyid: str | None
+        self, package: LockedPackage, wheel: LockedWheel, signatures: Signatures, keyid: str | None
     ) -> Signer:
         if signatures.publisher is None:
             return Signer(None, None, "index")
         known = self.examiner.trust.publisher(signatures.publisher)
         signed = self.examiner.verify_wheel(
-            filename=filename,
-            sha256=sha256,
+            filename=wheel.filename,
+            sha256=wheel.sha256,
             project=package.name,
             publisher=signatures.publisher,
             version=package.version,
@@ -188,7 +187,7 @@ class Workplace:
             [step.name for step in plan.steps if step.action == "remove"],
         )
         if plan.models:
-            progress.phase("fetching models", sum(step.bytes for step in plan.models))
+            progress.phase("fetching models", sum(step.size for step in plan.models))
             fetch(plan.models, self.store, self.source, self.verifier, progress.advance)
         if transaction is not None:
             with transaction.lock():
@@ -248,6 +247,16 @@ class Workplace:
             )
 
 
+def _wheel_for_here(package: LockedPackage) -> LockedWheel:
+    wheel = package.best()
+    if wheel is None:
+        raise RequirementsConflict(
+            f"{package.name} {package.version} has no wheel for this machine",
+            hint="a lock is made for one kind of machine; write one here: llmasos lock",
+        )
+    return wheel
+
+
 def local_workplace(config: Config) -> Workplace:
     """A workplace for plans that fetch nothing."""
     return Workplace(config, config.registry or "http://localhost", Nowhere(), lambda account: ())
@@ -296,12 +305,9 @@ class Session(Workplace):
         if not missing:
             return [one for candidate in chosen if (one := self._own(candidate)) is not None]
         pins = [f"{name}=={candidate.version}" for name, candidate in solution.plugins.items()]
-        # llmasos too: what it needs must not be changed under it.
-        return self.tool.compile([*pins, *missing, "llmasos"], self.environment, self.index)
+        return self.tool.compile([*pins, *missing], self.environment, self.index)
 
     def _own(self, candidate: Candidate) -> LockedPackage | None:
-        from llmasos_registry.client.locked import LockedWheel
-
         if candidate.file is None:
             return None
         return LockedPackage(candidate.name, str(candidate.version), (LockedWheel(*candidate.file),))

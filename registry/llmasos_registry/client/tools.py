@@ -25,12 +25,15 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from llmasos.errors import MissingDependency, RunError
-from llmasos_registry.client.environment import Environment
+from llmasos.kernel.atomic import write_atomic
+from llmasos_registry.client.environment import Environment, applies, fits
 from llmasos_registry.client.locked import LockedPackage, LockedWheel, package_from
 from llmasos_registry.client.resolver import RequirementsConflict
 
 #: The longest a tool may take. Seconds.
 TIMEOUT = 1800.0
+#: What uv writes beside packages that it installed from files.
+_UV_NOTE = "uv_cache.json"
 #: Characters of a tool's output that an error shows.
 _SHOWN = 3000
 _SENTENCES = re.compile(r"No solution found|ResolutionImpossible|No matching distribution|not find a version")
@@ -55,14 +58,15 @@ class Tool(Protocol):
     """What is asked of uv or pip."""
 
     name: str
+    #: Whether the answer of ``compile`` is complete, so that a lock can be made of it.
+    locks: bool
 
     def compile(
-        self, requirements: Sequence[str], environment: Environment, index: Index, *, for_lock: bool = False
+        self, requirements: Sequence[str], environment: Environment, index: Index
     ) -> list[LockedPackage]:
         """Versions and files of everything that the requirement lines need, with the environment's facts left alone.
 
-        ``for_lock`` leaves out what only the facts need: that is the business of whoever installed those. Downloads metadata
-        only. Raises RequirementsConflict with the tool's explanation, RunError.
+        Downloads metadata only. Raises RequirementsConflict with the tool's explanation, RunError.
         """
 
     def install(self, folder: Path, pins: Sequence[Pin], environment: Environment) -> None:
@@ -97,21 +101,20 @@ class Uv:
     """uv as a subprocess."""
 
     name = "uv"
+    locks = True
 
     def __init__(self, path: str) -> None:
         self._path = path
 
     def compile(
-        self, requirements: Sequence[str], environment: Environment, index: Index, *, for_lock: bool = False
+        self, requirements: Sequence[str], environment: Environment, index: Index
     ) -> list[LockedPackage]:
         """As ``Tool``. What is installed is shown to uv as wheels without content, so that editable and local builds
         count, and preferred where something else would do as well."""
         with tempfile.TemporaryDirectory(prefix="llmasos-") as scratch:
             folder = Path(scratch)
-            write_facts(folder / "facts", environment, alone=for_lock)
-            (folder / "fixed.txt").write_text(
-                "".join(f"{name}=={version}\n" for name, version in environment.facts().items())
-            )
+            write_facts(folder / "facts", environment)
+            (folder / "fixed.txt").write_text(constraints(environment))
             (folder / "requirements.in").write_text("".join(f"{line}\n" for line in requirements))
             (folder / "pylock.toml").write_text(_preferences(environment))
             command = [
@@ -145,6 +148,8 @@ class Uv:
             # A version that is here already may be other bytes; what is asked for is what must be there afterwards.
             command += ["--reinstall", "--requirements", "pins.txt"]
             self._run(command, Path(scratch), {}, "installing", environment)
+        for info in environment.site.glob("*.dist-info"):
+            _forget_moment(info)
 
     def uninstall(self, names: Sequence[str], environment: Environment) -> None:
         """As ``Tool``."""
@@ -170,23 +175,31 @@ class Uv:
         run_tool(full, folder, {**clean_environment(kept), **variables}, f"uv: {what}", environment)
 
 
+def _forget_moment(info: Path) -> None:
+    """Remove uv's note of when a wheel's file was written, so that equal wheels give equal environments. uv does without."""
+    note = info / _UV_NOTE
+    record = info / "RECORD"
+    if not note.is_file() or not record.is_file():
+        return
+    lines = record.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith(f"{info.name}/{_UV_NOTE},".encode())]
+    write_atomic(record, b"".join(kept))
+    note.unlink()
+
+
 class Pip:
     """This interpreter's pip."""
 
     name = "pip"
+    locks = False
 
     def compile(
-        self, requirements: Sequence[str], environment: Environment, index: Index, *, for_lock: bool = False
+        self, requirements: Sequence[str], environment: Environment, index: Index
     ) -> list[LockedPackage]:
         """As ``Tool``. pip sees what is installed by itself; what it would keep is not in the answer, so it makes no locks."""
-        if for_lock:
-            raise MissingDependency(
-                "pip cannot lock libraries beside what is installed", hint="pip install uv"
-            )
         with tempfile.TemporaryDirectory(prefix="llmasos-") as scratch:
             folder = Path(scratch)
-            lines = [f"{name}=={version}\n" for name, version in environment.facts().items()]
-            (folder / "fixed.txt").write_text("".join(lines))
+            (folder / "fixed.txt").write_text(constraints(environment))
             (folder / "requirements.in").write_text("".join(f"{line}\n" for line in requirements))
             command = ["install", "--dry-run", "--report", "report.json", "--only-binary=:all:"]
             command += [
@@ -241,10 +254,28 @@ class Pip:
 # ---- facts ----
 
 
-def write_facts(folder: Path, environment: Environment, *, alone: bool = False) -> None:
+def constraints(environment: Environment) -> str:
+    """What no answer may change: the facts at their versions, and what the facts require of libraries that are here."""
+    lines: dict[str, None] = {f"{name}=={version}": None for name, version in environment.facts().items()}
+    for name in environment.facts():
+        for requirement in environment.installed[name].requires:
+            other = canonicalize_name(requirement.name)
+            version = environment.version(other)
+            # Only what holds now: an environment that is broken already must not keep everything else away.
+            if (
+                version is not None
+                and requirement.specifier
+                and applies(requirement)
+                and fits(requirement, version)
+            ):
+                lines.setdefault(f"{other}{requirement.specifier}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def write_facts(folder: Path, environment: Environment) -> None:
     """One wheel for each installed distribution: its metadata, and nothing else. They are never installed.
 
-    ``alone`` says nothing of what the fixed ones require.
+    What the fixed ones require stays out: it is there, and whoever installed them answers for it.
     """
     folder.mkdir(parents=True)
     for one in environment.installed.values():
@@ -257,7 +288,7 @@ def write_facts(folder: Path, environment: Environment, *, alone: bool = False) 
             lines.append(f"Requires-Python: {one.requires_python}")
         extras = sorted({extra for line in one.requires for extra in _named_extras(str(line.marker or ""))})
         lines += [f"Provides-Extra: {extra}" for extra in extras]
-        if not (alone and environment.is_fact(one.name)):
+        if not environment.is_fact(one.name):
             lines += [f"Requires-Dist: {line}" for line in one.requires]
         info = f"{name}-{version}.dist-info"
         with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
