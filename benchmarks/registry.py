@@ -64,6 +64,7 @@ def main() -> int:
     lines: list[Line] = []
     left_out: list[str] = []
     if work is not None:
+        work = work.resolve()
         work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="registry-", dir=work, ignore_cleanup_errors=True) as scratch:
         for name in only or SECTIONS:

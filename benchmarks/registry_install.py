@@ -58,8 +58,8 @@ def install_lines(work: Path, sizes: Sizes) -> Iterator[Line]:
                     "XDG_CACHE_HOME": str(place / "cache"),
                 }
                 env |= {
-                    "LLMASOS_CACHE_DIR": str(place / "llmasos"),
-                    "LLMASOS_CONFIG_DIR": str(place / "config"),
+                    "LLMASOS_CACHE": str(place / "llmasos"),
+                    "LLMASOS_CONFIG": str(place / "config"),
                 }
                 env |= {"LLMASOS_REGISTRY": ours.url, "VIRTUAL_ENV": str(place / "venv")}
                 env.pop("LLMASOS_OFFLINE", None)
