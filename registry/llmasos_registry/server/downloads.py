@@ -16,7 +16,7 @@ from anyio import to_thread
 from sqlalchemy.dialects import postgresql, sqlite
 
 from llmasos_registry.server.db.engine import Database, utcnow
-from llmasos_registry.server.db.tables_api import downloads
+from llmasos_registry.server.db.tables_api import documents, downloads
 from llmasos_registry.server.db.tables_hub import repos
 from llmasos_registry.server.db.tables_index import projects
 
@@ -84,6 +84,12 @@ def _add(conn: sa.Connection, kind: str, name: str, day: date, number: int) -> N
     if kind != "package":
         same &= repos.c.kind == kind
     conn.execute(table.update().where(same).values(downloads=table.c.downloads + number))
+    kinds = ("plugin", "package") if kind == "package" else (kind,)
+    conn.execute(
+        documents.update()
+        .where(documents.c.kind.in_(kinds), documents.c.key == name)
+        .values(downloads=documents.c.downloads + number)
+    )
 
 
 async def write_downloads(registry: Registry) -> None:

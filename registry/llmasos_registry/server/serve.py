@@ -13,6 +13,7 @@ from llmasos_registry.server.accounts.caller import Caller
 from llmasos_registry.server.accounts.people import create_account
 from llmasos_registry.server.accounts.tokens import issue_token
 from llmasos_registry.server.api import routes as api_face
+from llmasos_registry.server.api.webhook_delivery import deliver_webhooks
 from llmasos_registry.server.app import Application, Task
 from llmasos_registry.server.context import Registry, Request
 from llmasos_registry.server.db.engine import Database
@@ -86,7 +87,7 @@ def all_routes() -> tuple[Route, ...]:
 
 def all_tasks() -> tuple[Task, ...]:
     """What runs beside the requests."""
-    return (write_downloads,)
+    return (write_downloads, deliver_webhooks)
 
 
 def create_app(

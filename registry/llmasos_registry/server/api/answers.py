@@ -262,3 +262,84 @@ class Batch(TypedDict):
     """The answers to a batch, in its order."""
 
     results: list[BatchResult]
+
+
+class Day(TypedDict):
+    """Downloads of one day (UTC)."""
+
+    day: str
+    count: int
+
+
+class DownloadCounts(TypedDict):
+    """Downloads altogether, and on each day that had some, oldest first. Counts are written every few seconds."""
+
+    name: str
+    total: int
+    days: list[Day]
+
+
+class AuditLine(TypedDict):
+    """One line of the audit log; ``digest`` chains it to the line before."""
+
+    id: int
+    at: str
+    actor: str
+    token: int | None
+    address: str
+    action: str
+    target: str
+    detail: dict[str, Any]
+    digest: str
+
+
+class AuditLines(TypedDict):
+    """A page of the audit log, the newest line first; ``next`` is the cursor of the next page."""
+
+    lines: list[AuditLine]
+    next: str | None
+
+
+class Webhook(TypedDict):
+    """An address that is told of events. The secret is shown once, when the hook is made."""
+
+    id: int
+    account: str
+    url: str
+    events: list[str]
+    everything: bool
+    created_at: str
+    secret: NotRequired[str]
+
+
+class Webhooks(TypedDict):
+    """The hooks of an account, oldest first."""
+
+    webhooks: list[Webhook]
+
+
+class Delivery(TypedDict):
+    """One event on its way to one hook. ``status``: what the address answered last; ``next_at``: the next attempt."""
+
+    event_id: int
+    event: str
+    subject: str
+    at: str
+    attempts: int
+    status: int | None
+    error: str | None
+    next_at: str | None
+    done_at: str | None
+
+
+class Deliveries(TypedDict):
+    """The last deliveries of a hook, newest first."""
+
+    deliveries: list[Delivery]
+
+
+class TestDelivery(TypedDict):
+    """What became of a test: the address's answer, or why there was none."""
+
+    status: int | None
+    error: str | None

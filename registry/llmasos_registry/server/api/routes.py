@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from llmasos_registry.server.api import (
     advisories,
+    audit_read,
+    counts,
     file_signatures,
     info,
     plugins,
@@ -11,6 +13,7 @@ from llmasos_registry.server.api import (
     releases,
     repositories,
     search,
+    webhooks,
 )
 from llmasos_registry.server.api.operation import Operation
 from llmasos_registry.server.index import operations as index_operations
@@ -26,5 +29,8 @@ OPERATIONS: tuple[Operation, ...] = (
     *publisher_keys.OPERATIONS,
     *file_signatures.OPERATIONS,
     *advisories.OPERATIONS,
+    *webhooks.OPERATIONS,
+    *counts.OPERATIONS,
+    *audit_read.OPERATIONS,
 )
 ROUTES: tuple[Route, ...] = tuple(operation.route for operation in OPERATIONS)

@@ -59,10 +59,12 @@ webhooks = sa.Table(
     sa.Column("url", sa.Text, nullable=False),
     sa.Column("events", Json, nullable=False),
     sa.Column("secret", sa.Text, nullable=False),
-    sa.Column("active", sa.Boolean, nullable=False, server_default=sa.true()),
+    #: Whether it hears of every account's things: an administrator's hook.
+    sa.Column("everything", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("created_at", Moment, nullable=False),
 )
 
+#: What happened, for webhooks. ``handled``: the deliveries of it are noted.
 events = sa.Table(
     "events",
     metadata,
@@ -71,6 +73,9 @@ events = sa.Table(
     sa.Column("event", sa.String(60), nullable=False),
     sa.Column("subject", sa.String(250), nullable=False),
     sa.Column("payload", Json, nullable=False),
+    sa.Column("handled", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Index("ix_events_handled", "handled", "id"),
+    sa.Index("ix_events_at", "at"),
 )
 
 webhook_deliveries = sa.Table(
@@ -83,6 +88,7 @@ webhook_deliveries = sa.Table(
     sa.Column("error", sa.Text),
     sa.Column("next_at", Moment),
     sa.Column("done_at", Moment),
+    sa.Index("ix_webhook_deliveries_next", "next_at"),
 )
 
 #: Downloads a day.
