@@ -136,6 +136,14 @@ def test_a_malformed_request_for_a_token_is_refused(app: Any, body: dict[str, An
     assert app.post("/v1/tokens", app.user("ann"), json=body).status_code == 400
 
 
+def test_a_weaker_token_does_not_end_a_stronger_one(app: Any) -> None:
+    strong, weak = app.user("ann", ("publish",)), app.user("ann", ("read",))
+    by_scope = {t["scopes"][0]: t["id"] for t in app.get("/v1/tokens", strong).json()["tokens"]}
+    assert app.delete(f"/v1/tokens/{by_scope['publish']}", weak).status_code == 403
+    assert app.delete(f"/v1/tokens/{by_scope['read']}", strong).status_code == 204
+    assert app.get("/v1/tokens", weak).status_code == 401
+
+
 def test_a_restricted_token_ends_only_itself(app: Any) -> None:
     whole, part = app.user("ann"), app.user("ann", projects=["acme/x"])
     mine = {t["projects"] is None: t["id"] for t in app.get("/v1/tokens", whole).json()["tokens"]}

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
 from pydantic import AwareDatetime, Field
 from starlette.responses import Response
+from typing_extensions import TypedDict
 
 from llmasos_registry.server.accounts.caller import ROLES, Caller
 from llmasos_registry.server.accounts.people import (
@@ -164,15 +165,20 @@ def _expiry_of(conn: sa.Connection, caller: Caller) -> datetime | None:
 
 
 def end_token(request: Request) -> Response:
-    """End one of the caller's tokens now. A restricted token may end itself and no other."""
-    caller = request.caller
-    number = request.params["id"]
-    if not number.isdecimal() or len(number) > 18:
-        raise not_found(f"There is no token {number[:20]}")
-    if caller.projects is not None and int(number) != caller.token:
-        raise forbidden("This token is restricted to some projects and may end only itself")
+    """End one of the caller's tokens now: the one that asks, or one that is no stronger."""
+    caller, text = request.caller, request.params["id"]
+    if not text.isdecimal() or len(text) > 18:
+        raise not_found(f"There is no token {text[:20]}")
+    number = int(text)
+    assert caller.account is not None
     with request.registry.db.write() as conn:
-        revoke_token(conn, caller, int(number), caller.account)
+        if number != caller.token:
+            _unrestricted(caller)
+            held = [facts for facts in list_tokens(conn, caller.account) if facts.id == number]
+            # A leaked token that only reads must not end those that publish.
+            if any(set(facts.scopes) - caller.scopes for facts in held):
+                raise forbidden("This token is weaker than that one and cannot end it")
+        revoke_token(conn, caller, number, caller.account)
     return Response(None, 204)
 
 
