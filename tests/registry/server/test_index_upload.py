@@ -315,6 +315,12 @@ def test_sizes_are_limited_while_the_file_arrives(make_app: Callable[..., InProc
     wide = make_wheel(tmp_path, "wide", files={"wide/x.bin": hashlib.shake_256(b"x").digest(200_000)})
     answer = upload(app, token, wide)
     assert (answer.status_code, "quota" in answer.json()["error"]) == (413, True)
+    small = make_wheel(tmp_path, "wide")
+    assert upload(app, token, small).status_code == 200
+    used = app.get("/v1/accounts/ann/usage", token).json()["used"]
+    assert used == small.stat().st_size
+    app.delete(f"/v1/plugins/wide/files/{small.name}", token)
+    assert app.get("/v1/accounts/ann/usage", token).json()["used"] == 0
     left = [entry for entry in (app.registry.settings.data / "tmp").iterdir() if entry.is_file()]
     assert left == [], "temporary files are removed"
 

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from llmasos_registry.server.db.tables_accounts import accounts
 from llmasos_registry.server.db.tables_hub import repos
-from llmasos_registry.server.db.tables_index import package_files, projects
+from llmasos_registry.server.db.tables_index import projects
 from llmasos_registry.server.db.tables_store import blobs, repo_blobs
 from llmasos_registry.server.failures import Failure
 from llmasos_registry.server.settings import Settings
@@ -24,10 +24,8 @@ def used_bytes(conn: sa.Connection, owner: int) -> int:
         .join(repos, repos.c.id == repo_blobs.c.repo_id)
         .where(repos.c.owner_id == owner, sa.not_(repo_blobs.c.committed))
     )
-    packages = (
-        sa.select(sa.func.coalesce(sa.func.sum(package_files.c.size), 0))
-        .join(projects, projects.c.id == package_files.c.project_id)
-        .where(projects.c.owner_id == owner, package_files.c.deleted_at.is_(None))
+    packages = sa.select(sa.func.coalesce(sa.func.sum(projects.c.bytes), 0)).where(
+        projects.c.owner_id == owner
     )
     return sum(int(conn.execute(part).scalar_one()) for part in (committed, waiting, packages))
 

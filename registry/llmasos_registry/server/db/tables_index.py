@@ -24,6 +24,8 @@ projects = sa.Table(
     sa.Column("plugin_id", sa.String(80), index=True),
     sa.Column("serial", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("downloads", sa.BigInteger, nullable=False, server_default="0"),
+    #: Of all its files: adding up files with every upload would take longer with every upload.
+    sa.Column("bytes", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("created_at", Moment, nullable=False),
     sa.Column("updated_at", Moment, nullable=False),
 )

@@ -97,17 +97,18 @@ def check_owner(conn: sa.Connection, caller: Caller, owner: str, key: str) -> sa
 
 def delete_file(conn: sa.Connection, caller: Caller, project: sa.Row[Any], filename: str) -> None:
     """Take a file away for ever: its name stays used, its bytes go with the next sweep. Raises Failure 404."""
-    gone = conn.execute(
-        package_files.update()
-        .where(
-            package_files.c.project_id == project.id,
-            package_files.c.filename == filename,
-            package_files.c.deleted_at.is_(None),
-        )
-        .values(deleted_at=utcnow(), sha256=None, metadata_sha256=None)
+    which = (
+        (package_files.c.project_id == project.id)
+        & (package_files.c.filename == filename)
+        & package_files.c.deleted_at.is_(None)
     )
-    if gone.rowcount == 0:
+    size = conn.execute(sa.select(package_files.c.size).where(which)).scalar_one_or_none()
+    if size is None:
         raise not_found(f"There is no file `{filename[:250]}` in this project")
+    conn.execute(
+        package_files.update().where(which).values(deleted_at=utcnow(), sha256=None, metadata_sha256=None)
+    )
+    conn.execute(projects.update().where(projects.c.id == project.id).values(bytes=projects.c.bytes - size))
     audit(conn, caller, "plugin.delete-file", project.key, {"file": filename})
     emit(conn, "plugin.delete-file", project.key, {"name": project.key, "filename": filename})
     project_changed(conn, project.id)

@@ -221,6 +221,9 @@ class Publishing:
                 uploader=caller.name,
             )
         ).inserted_primary_key
+        conn.execute(
+            projects.update().where(projects.c.id == project.id).values(bytes=projects.c.bytes + stored.size)
+        )
         keyid = None
         if parcel.signature is not None and made is not None:
             # File and signature become visible together, or neither does.
