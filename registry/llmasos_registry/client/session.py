@@ -34,7 +34,7 @@ from llmasos_registry.client.resolver import Candidate, RequirementsConflict, So
 from llmasos_registry.client.sources import Nowhere, RegistrySource, Signatures, Source
 from llmasos_registry.client.tools import Index, Tool, find_tool
 from llmasos_registry.client.transaction import Transaction
-from llmasos_registry.client.verify import KeySource, Verifier, registry_keys
+from llmasos_registry.client.verify import KeySource, Verifier, carried_keys, registry_keys
 from llmasos_registry.client.wheelhouse import CheckedWheel, Wheelhouse
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Workplace:
     def _step(
         self, package: LockedPackage, before: str | None, plugin: LockedPlugin | None, locked: bool
     ) -> Step:
-        wheel = _wheel_for_here(package)
+        wheel = wheel_for_here(package)
         if self.environment.is_fact(package.name):
             raise RequirementsConflict(
                 f"{package.name} {package.version} would replace {before or 'nothing'}, and {package.name} is never "
@@ -117,7 +117,7 @@ class Workplace:
 
     def examine(self, package: LockedPackage) -> Signer:
         """Who signed the wheel of a package for this machine. Raises SignatureRefused, TrustChanged."""
-        wheel = _wheel_for_here(package)
+        wheel = wheel_for_here(package)
         signatures = self.source.signatures(package.name, wheel.filename)
         return self._signer(package, wheel, signatures, None)
 
@@ -247,7 +247,8 @@ class Workplace:
             )
 
 
-def _wheel_for_here(package: LockedPackage) -> LockedWheel:
+def wheel_for_here(package: LockedPackage) -> LockedWheel:
+    """The wheel of a package that suits this machine best. Raises RequirementsConflict when none does."""
     wheel = package.best()
     if wheel is None:
         raise RequirementsConflict(
@@ -259,7 +260,7 @@ def _wheel_for_here(package: LockedPackage) -> LockedWheel:
 
 def local_workplace(config: Config) -> Workplace:
     """A workplace for plans that fetch nothing."""
-    return Workplace(config, config.registry or "http://localhost", Nowhere(), lambda account: ())
+    return Workplace(config, config.registry or "http://localhost", Nowhere(), carried_keys({}))
 
 
 class Session(Workplace):

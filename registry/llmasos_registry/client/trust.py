@@ -102,11 +102,12 @@ class Trust:
         )
         return found if isinstance(found, int) else 0
 
-    def examine(self, account: str, published: Sequence[PublishedKey]) -> Publisher:
+    def examine(self, account: str, published: Sequence[PublishedKey], *, current: bool = True) -> Publisher:
         """The keys to use for an account, given what is published now. Writes nothing; see ``pin``.
 
         Before the first contact: what is published. Afterwards: what is pinned, less what was revoked since. Raises
-        TrustChanged when a key appeared, or a pinned one vanished without being revoked.
+        TrustChanged when a key appeared, or a pinned one vanished without being revoked. With ``current`` False, as for a bundle
+        made some time ago, a key that is missing has not vanished.
         """
         pinned = self.publisher(account)
         now = tuple(sorted(published))
@@ -114,7 +115,7 @@ class Trust:
             return Publisher(account, now)
         old, new = {key.keyid: key for key in pinned.keys}, {key.keyid: key for key in now}
         appeared = sorted(name for name in new if name not in old and not new[name].revoked)
-        vanished = sorted(name for name in old if name not in new and not old[name].revoked)
+        vanished = sorted(name for name in old if current and name not in new and not old[name].revoked)
         if appeared or vanished:
             raise TrustChanged(
                 f"the keys of the publisher {account} changed: pinned {_names(pinned.keys)}; now {_names(now)}",

@@ -32,36 +32,56 @@ class Signed(NamedTuple):
 
 
 class KeySource(Protocol):
-    """Where the keys of an account are asked for: a registry, or a bundle carried over."""
+    """Where the keys of an account are asked for: a registry, or a bundle carried over.
+
+    ``current`` says whether an answer is all there is now. A bundle may be older than what was pinned, so a key that it
+    lacks is no news.
+    """
+
+    @property
+    def current(self) -> bool:
+        """Whether a key that is missing in an answer is gone."""
 
     def __call__(self, account: str) -> Sequence[PublishedKey]:
         """All keys of the account, revoked ones too; empty when it has none. Raises RegistryError."""
 
 
-def registry_keys(connection: Connection) -> KeySource:
-    """The keys that a registry states, each account asked for once."""
-    known: dict[str, list[PublishedKey]] = {}
+class _RegistryKeys:
+    current = True
 
-    def ask(account: str) -> Sequence[PublishedKey]:
-        if account not in known:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._known: dict[str, list[PublishedKey]] = {}
+
+    def __call__(self, account: str) -> Sequence[PublishedKey]:
+        if account not in self._known:
             try:
-                answer = connection.get(f"/v1/publishers/{path_segment(account)}/keys")
+                answer = self._connection.get(f"/v1/publishers/{path_segment(account)}/keys")
             except RegistryNotFound:
                 answer = {"keys": []}
             rows = answer.get("keys", []) if isinstance(answer, dict) else []
-            known[account] = [PublishedKey.from_answer(row) for row in rows if isinstance(row, dict)]
-        return known[account]
+            self._known[account] = [PublishedKey.from_answer(row) for row in rows if isinstance(row, dict)]
+        return self._known[account]
 
-    return ask
+
+class _CarriedKeys:
+    current = False
+
+    def __init__(self, accounts: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        self._accounts = accounts
+
+    def __call__(self, account: str) -> Sequence[PublishedKey]:
+        return [PublishedKey.from_answer(row) for row in self._accounts.get(account, ())]
+
+
+def registry_keys(connection: Connection) -> KeySource:
+    """The keys that a registry states, each account asked for once."""
+    return _RegistryKeys(connection)
 
 
 def carried_keys(accounts: Mapping[str, Sequence[Mapping[str, Any]]]) -> KeySource:
     """The keys that a bundle carries: account -> rows with ``keyid``, ``pem`` and ``revoked_at``, as the registry gave them."""
-
-    def ask(account: str) -> Sequence[PublishedKey]:
-        return [PublishedKey.from_answer(row) for row in accounts.get(account, ())]
-
-    return ask
+    return _CarriedKeys(accounts)
 
 
 class Verifier:
@@ -175,7 +195,7 @@ class Verifier:
 
     def publisher(self, account: str) -> Publisher:
         """The keys in force for an account: pinned, or published when this is the first contact. Raises TrustChanged."""
-        return self.trust.examine(account, self._keys(account))
+        return self.trust.examine(account, self._keys(account), current=self._keys.current)
 
     def _verified(
         self,

@@ -56,6 +56,13 @@ def test_a_changed_set_of_keys_is_refused_with_both_sides(trust: Trust, now: lis
     assert trust.publisher("acme") == Publisher("acme", (A,))
 
 
+def test_a_bundle_from_before_a_key_was_added_is_no_change(trust: Trust) -> None:
+    trust.pin(Publisher("acme", (A, B)))
+    assert trust.examine("acme", [A], current=False).keys == (A, B)
+    with pytest.raises(TrustChanged):
+        trust.examine("acme", [published()], current=False)
+
+
 def test_a_revocation_needs_no_consent_and_cannot_be_taken_back(trust: Trust) -> None:
     trust.pin(Publisher("acme", (A, B)))
     seen = trust.examine("acme", [A._replace(revoked=True), B])

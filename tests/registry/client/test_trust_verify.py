@@ -92,6 +92,18 @@ def test_a_replaced_signature_names_expected_and_found_key(world: World) -> None
     assert f"found {keyid(NEXT.public_key())}" in refusal.value.message
 
 
+def test_keys_that_change_at_the_registry_are_compared(world: World) -> None:
+    class Now:
+        current = True
+
+        def __call__(self, account: str) -> list[PublishedKey]:
+            return [PublishedKey.from_answer(row(NEXT))]
+
+    world.verifier().verify_wheel(**WHEEL, publisher="acme", envelopes=[ENVELOPE])
+    with pytest.raises(TrustChanged, match=f"pinned {NAME}; now {keyid(NEXT.public_key())}"):
+        Verifier(URL, world.folder, Now()).verify_wheel(**WHEEL, publisher="acme", envelopes=[ENVELOPE])
+
+
 def test_replaced_signature_and_replaced_keys_are_a_reported_change(world: World) -> None:
     world.verifier().verify_wheel(**WHEEL, publisher="acme", envelopes=[ENVELOPE])
     world.accounts["acme"] = [row(NEXT)]
