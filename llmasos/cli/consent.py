@@ -88,7 +88,7 @@ def carry_out(
     confirm(yes, again)
     with output.progress() as progress:
         workplace.apply(plan, progress)
-    output.emit({**plan.to_json(), "applied": True}, lambda: _done(plan))
+    output.emit({**plan.to_json(), "applied": True}, lambda: _done(workplace, plan))
     return True
 
 
@@ -110,13 +110,13 @@ def on_terminal() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def _done(plan: Plan) -> str:
+def _done(workplace: Workplace, plan: Plan) -> str:
     words = {"add": "installed", "change": "changed", "remove": "removed"}
     lines = [f"{words[step.action]} {step.name} {step.after or step.before}" for step in plan.steps]
-    lines += [
-        f"fetched {item.model.kind} {item.model.id} {item.model.version or item.model.commit[:12]}"
-        for item in plan.models
-    ]
+    for item in plan.models:
+        model = item.model
+        folder = workplace.store.folder(model.kind, model.id, model.commit)
+        lines.append(f"fetched {model.kind} {model.id} {model.version or model.commit[:12]}: {folder}")
     return "\n".join(lines)
 
 

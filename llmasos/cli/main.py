@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 #: name -> (import path, summary). The summary is here so that ``--help`` imports nothing; a test compares it with the command.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "bundle": ("llmasos.cli.bundle:command", "Carry plugins and models to a machine without a network."),
     "data": ("llmasos.cli.data:command", "Clean, deduplicate and tokenise text."),
     "doctor": ("llmasos.cli.doctor:command", "Check this environment and its plugins."),
     "eval": ("llmasos.cli.eval:command", "Score MODEL on tasks or suites: names, or paths of task files."),

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from llmasos.pipelines.evaluate import Silence
+from llmasos.testing.checkpoints import write_checkpoint
 from llmasos.testing.tmp import manifest, toml_text
 from llmasos_registry.client.connection import Connection
+from llmasos_registry.client.publish_model import PublishedModel, publish_model
 from llmasos_registry.client.publish_plugin import PublishedPlugin, publish_plugin
-from llmasos_registry.signatures.keys import PrivateKey
+from llmasos_registry.signatures.keys import PrivateKey, generate, prove, public_pem
 
 
 def build_wheel(
@@ -83,6 +85,39 @@ def upload(url: str, token: str, wheel: Path) -> None:
     with Connection(url, token) as connection:
         files = {"content": (wheel.name, content, "application/octet-stream")}
         connection.post_form("/legacy/", upload_form(read_wheel(wheel), content), files)
+
+
+def key_for(url: str, token: str, account: str, path: Path) -> PrivateKey:
+    """A publisher's key in a new file, registered for an account."""
+    key = generate(path)
+    with Connection(url, token) as connection:
+        body = {"pem": public_pem(key.public_key()), "comment": "", "proof": prove(key, account)}
+        connection.post(f"/v1/publishers/{account}/keys", body)
+    return key
+
+
+def publish_tiny(
+    url: str,
+    token: str,
+    folder: Path,
+    name: str,
+    *,
+    requires: Sequence[str] = (),
+    version: str | None = "1.0.0",
+    key: PrivateKey | None = None,
+    files: Mapping[str, bytes] | None = None,
+) -> PublishedModel:
+    """Publish a tiny Llama that requires plugins."""
+    if not folder.exists():
+        write_checkpoint(folder, "llama")
+        (folder / "README.md").write_text(
+            "---\nlicense: apache-2.0\n---\n# Tiny\n\nRandom weights, for tests. " + "It says nothing. " * 20
+        )
+    (folder / "llmasos.toml").write_text(f"manifest = 1\nrequires = {json.dumps(list(requires))}\n")
+    for path, data in (files or {}).items():
+        (folder / path).write_bytes(data)
+    with Connection(url, token) as connection:
+        return publish_model(connection, folder, name, key=key, progress=Silence(), version=version)
 
 
 class Place:
