@@ -19,7 +19,9 @@ import pytest
 
 PROGRAM = Path(__file__).with_name("hub_conformance.py")
 #: Rows of the list, in their order.
-ROWS = tuple(re.findall(r"^    def row_(\w+)", PROGRAM.read_text(encoding="utf-8"), re.MULTILINE))
+_FOUND = re.findall(r'^    def row_(\w+).*\n +"""(.*)"""$', PROGRAM.read_text(encoding="utf-8"), re.MULTILINE)
+ROWS = tuple(row for row, _ in _FOUND)
+DESCRIPTIONS = tuple(what for _, what in _FOUND)
 #: What the server of the list is started with: LFS from a megabyte on, and in parts of a megabyte.
 SETTINGS = {"max_inline": 1_000_000, "multipart_chunk": 1_000_000}
 
@@ -80,13 +82,13 @@ def client_environ(url: str, home: Path, token: str | None = None, *, xet: bool 
     return environ | ({"HF_TOKEN": token} if token else {})
 
 
-def run_conformance(server: Any, client: HubClient, work: Path, cache: Path) -> dict[str, Mapping[str, Any]]:
-    """Run the list with one client; {row: {"outcome", "detail", "seconds", "what"}}."""
+def run_conformance(server: Any, client: HubClient, work: Path, python: Path) -> dict[str, Mapping[str, Any]]:
+    """Run the list with the client in the environment of ``python``; {row: {"outcome", "detail", "seconds", "what"}}."""
     user = "user-" + re.sub(r"\W", "-", client.label.lower())
     token, other = server.user(user), server.user(f"{user}-other", ["read"])
     done = subprocess.run(
         [
-            str(client_python(client.version, cache)),
+            str(python),
             str(PROGRAM),
             *("--user", user, "--other-token", other, "--work", str(work)),
         ],
@@ -106,6 +108,17 @@ def run_conformance(server: Any, client: HubClient, work: Path, cache: Path) -> 
     counted = requests_between(server, "again-begin", "again-end")
     if found["download_again"]["outcome"] == "pass" and len(counted) != 1:
         found["download_again"] = {**found["download_again"], "outcome": "fail", "detail": f"{counted}"}
+    sent = [
+        line
+        for line in requests_between(server, "known-begin", "known-end")
+        if line.startswith("PUT ") or "/xorbs/" in line
+    ]
+    if found["known_content"]["outcome"] == "pass" and sent:
+        found["known_content"] = {
+            **found["known_content"],
+            "outcome": "fail",
+            "detail": f"sent again: {sent}",
+        }
     return found
 
 

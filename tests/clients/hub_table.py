@@ -1,15 +1,16 @@
 """Print the table of docs/reference/hub-api.md: the conformance list with every client, run now.
 
-python tests/clients/hub_table.py
+PYTHONPATH=tests python tests/clients/hub_table.py
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
 
-from hub_clients import CLIENTS, ROWS, SETTINGS, run_conformance
+from hub_clients import CLIENTS, ROWS, SETTINGS, client_python, run_conformance
 from registries import Server
 
 MARKS = {"pass": "yes", "absent": "-", "fail": "NO"}
@@ -17,6 +18,7 @@ MARKS = {"pass": "yes", "absent": "-", "fail": "NO"}
 
 def main() -> None:
     """Run everything, print Markdown."""
+    cache = Path(os.environ.get("LLMASOS_TEST_CACHE") or Path.home() / ".cache" / "llmasos-tests")
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder) / "data", SETTINGS)
         try:
@@ -24,9 +26,8 @@ def main() -> None:
             for client in CLIENTS:
                 work = Path(folder) / client.label.replace(" ", "-")
                 work.mkdir()
-                found[client] = run_conformance(
-                    server, client, work, Path.home() / ".cache" / "llmasos-tests"
-                )
+                python = client_python(client.version, cache)
+                found[client] = run_conformance(server, client, work, python)
                 print(client.label, file=sys.stderr)
         finally:
             server.close()
