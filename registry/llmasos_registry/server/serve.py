@@ -17,7 +17,7 @@ from llmasos_registry.server.api.webhook_delivery import deliver_webhooks
 from llmasos_registry.server.app import Application, Task
 from llmasos_registry.server.context import Registry, Request
 from llmasos_registry.server.db.engine import Database
-from llmasos_registry.server.db.tables import metadata
+from llmasos_registry.server.db.migrate import bring_up_to_date
 from llmasos_registry.server.db.tables_accounts import accounts, facts
 from llmasos_registry.server.downloads import write_downloads
 from llmasos_registry.server.hub import routes as hub_face
@@ -36,7 +36,7 @@ def open_registry(settings: Settings) -> Registry:
     """The registry of these settings; its database is created or brought up to date."""
     settings.data.mkdir(parents=True, exist_ok=True)
     db = Database(settings.database) if settings.database else Database.of_folder(settings.data)
-    metadata.create_all(db.engine)
+    bring_up_to_date(db)
     with db.write() as conn:
         secret = _fact(conn, "secret", secrets.token_hex(32))
         _fact(conn, "serial", "0")

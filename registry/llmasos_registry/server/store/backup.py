@@ -27,6 +27,7 @@ from llmasos_registry.server.accounts.audit import audit
 from llmasos_registry.server.accounts.caller import Caller
 from llmasos_registry.server.context import Registry
 from llmasos_registry.server.db.engine import Database, utcnow
+from llmasos_registry.server.db.migrate import bring_up_to_date
 from llmasos_registry.server.db.tables import metadata
 from llmasos_registry.server.db.tables_accounts import accounts, facts
 from llmasos_registry.server.db.tables_store import blobs, uploads
@@ -126,7 +127,7 @@ def _snapshot_sqlite(source: Path, target: Path) -> None:
 
 def _new_sqlite(path: Path) -> Database:
     database = Database(f"sqlite:///{path}")
-    metadata.create_all(database.engine)
+    bring_up_to_date(database)
     return database
 
 
@@ -262,7 +263,8 @@ def restore(
         os.sync()
     else:
         fresh = Database(settings.database)
-        metadata.create_all(fresh.engine)
+        bring_up_to_date(copy)  # an older backup
+        bring_up_to_date(fresh)
         _copy_database(copy, fresh)
         copy.close()
         for path in settings.data.glob(f"{draft.name}*"):
