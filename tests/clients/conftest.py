@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("granian", reason="needs the extra `registry`")
 
+from journey_machines import llmasos_wheel, machine, published
 from registries import (
     app,
     database,
@@ -20,9 +21,12 @@ from registries import (
 __all__ = [
     "app",
     "database",
+    "llmasos_wheel",
+    "machine",
     "make_app",
     "make_bucket",
     "postgres",
+    "published",
     "registry",
     "s3_server",
     "start_server",

@@ -12,11 +12,17 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import pytest
+from registries import Server
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 EXAMPLE = CHECKOUT / "examples" / "llmasos-ngram"
+PLUGIN, MODEL, TASK = "llmasos-ngram", "acme/ngram-demo", "ngram_weather"
+REFERENCE = f"registry://{MODEL}"
 _FOREIGN = ("LLMASOS_", "HF_", "UV_", "PIP_", "PYTHON", "VIRTUAL_ENV")
 
 #: Makes every connection of a Python program fail; for machines where a network namespace cannot be made.
@@ -33,7 +39,9 @@ socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
 def build_wheel(source: Path, folder: Path) -> Path:
     """The wheel of a project, built from a copy of its sources with the setuptools that are here."""
     copy = folder / "source"
-    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", ".*", "tests", "docs", "benchmarks", "examples")
+    ignored = shutil.ignore_patterns(
+        "__pycache__", "*.egg-info", "build", ".*", "tests", "docs", "benchmarks", "examples"
+    )
     shutil.copytree(source, copy, ignore=ignored)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(copy)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
@@ -53,7 +61,9 @@ def uv() -> str:
 class Machine:
     """One person's machine. ``run`` runs ``llmasos``; with ``online`` False no connection can be made."""
 
-    def __init__(self, root: Path, wheel: Path, registry: str | None = None, token: str | None = None) -> None:
+    def __init__(
+        self, root: Path, wheel: Path, registry: str | None = None, token: str | None = None
+    ) -> None:
         self.root = root
         self.work = root / "work"
         self.work.mkdir(parents=True)
@@ -131,3 +141,54 @@ def _cut_off(command: list[str], environ: dict[str, str], root: Path) -> tuple[l
     guard.mkdir(exist_ok=True)
     (guard / "sitecustomize.py").write_text(_NO_SOCKETS, encoding="utf-8")
     return command, environ | {"PYTHONPATH": str(guard), "UV_OFFLINE": "1"}
+
+
+@pytest.fixture(scope="session")
+def llmasos_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """llmasos as it would be released from this checkout."""
+    return build_wheel(CHECKOUT, tmp_path_factory.mktemp("llmasos-wheel"))
+
+
+class Published(NamedTuple):
+    """What the author put into the registry, and the number that he saw."""
+
+    registry: Server
+    author: Machine
+    wheel: Path
+    keyid: str
+    value: float
+
+
+@pytest.fixture(scope="session")
+def published(
+    start_server: Callable[..., Server], llmasos_wheel: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Published:
+    """An author of the organisation acme publishes the example plugin and a model that was trained with it."""
+    registry = start_server()
+    token = registry.user("ada", ("write", "publish"))
+    registry.org("acme", {"ada": "owner"})
+    author = Machine(tmp_path_factory.mktemp("author"), llmasos_wheel, registry.url, token)
+    author.run("registry", "key", "new", "--register")
+    author.run("registry", "key", "register", "--account", "acme")
+    wheel = build_wheel(EXAMPLE, tmp_path_factory.mktemp("ngram-wheel"))
+    keyid = author.json("plugin", "publish", wheel)["keyid"]
+    author.run("install", PLUGIN, "--yes")
+    corpus = (CHECKOUT / "docs" / "explanation" / "evaluation.md").read_text(encoding="utf-8")
+    (author.work / "corpus.txt").write_text(corpus, encoding="utf-8")
+    author.run("ngram", "train", "corpus.txt", "-o", "ngram-demo", "--order", "3", "--license", "Apache-2.0")
+    done = author.json("model", "publish", "ngram-demo", MODEL, "--version", "1.0.0")
+    assert done["version"] == "1.0.0"
+    return Published(registry, author, wheel, keyid, score(author, "ngram-demo"))
+
+
+@pytest.fixture
+def machine(published: Published, llmasos_wheel: Path, tmp_path: Path) -> Machine:
+    """A new machine that knows the registry's address and nothing else."""
+    return Machine(tmp_path / "reader", llmasos_wheel, published.registry.url)
+
+
+def score(machine: Machine, model: str) -> float:
+    """Bits a character."""
+    (task,) = machine.json("eval", model, TASK)["tasks"]
+    (value,) = [s["value"] for s in task["scores"] if s["metric"] == f"{PLUGIN}/bits_per_character"]
+    return float(value)

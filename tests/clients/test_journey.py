@@ -1,69 +1,13 @@
-"""The journey of the example plugin: built, published, found, installed, used; from a lock, from a bundle, and refused."""
+"""The journey of the example plugin: built, published, found, installed, used; from a lock and from a bundle."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
-from journey_machines import CHECKOUT, EXAMPLE, Machine, build_wheel
-from registries import Server
+from journey_machines import MODEL, PLUGIN, REFERENCE, Machine, Published, score
 
 pytest.importorskip("torch", reason="needs the extra `torch`")
-
-PLUGIN, MODEL, TASK = "llmasos-ngram", "acme/ngram-demo", "ngram_weather"
-REFERENCE = f"registry://{MODEL}"
-
-
-@pytest.fixture(scope="module")
-def llmasos_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """llmasos as it would be released from this checkout."""
-    return build_wheel(CHECKOUT, tmp_path_factory.mktemp("llmasos-wheel"))
-
-
-class Published(NamedTuple):
-    """What the author put into the registry, and the number that he saw."""
-
-    registry: Server
-    author: Machine
-    wheel: Path
-    corpus: str
-    value: float
-
-
-@pytest.fixture(scope="module")
-def published(
-    registry: Server, llmasos_wheel: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Published:
-    """An author of the organisation acme publishes the example plugin and a model that was trained with it."""
-    token = registry.user("ada", ("write", "publish"))
-    registry.org("acme", {"ada": "owner"})
-    author = Machine(tmp_path_factory.mktemp("author"), llmasos_wheel, registry.url, token)
-    author.run("registry", "key", "new", "--register")
-    author.run("registry", "key", "register", "--account", "acme")
-    wheel = build_wheel(EXAMPLE, tmp_path_factory.mktemp("ngram-wheel"))
-    assert author.json("plugin", "publish", wheel)["keyid"]
-    author.run("install", PLUGIN, "--yes")
-    corpus = (CHECKOUT / "docs" / "explanation" / "evaluation.md").read_text(encoding="utf-8")
-    (author.work / "corpus.txt").write_text(corpus, encoding="utf-8")
-    author.run("ngram", "train", "corpus.txt", "-o", "ngram-demo", "--order", "3", "--license", "Apache-2.0")
-    done = author.json("model", "publish", "ngram-demo", MODEL, "--version", "1.0.0")
-    assert done["version"] == "1.0.0"
-    return Published(registry, author, wheel, corpus, score(author, "ngram-demo"))
-
-
-@pytest.fixture
-def machine(published: Published, llmasos_wheel: Path, tmp_path: Path) -> Machine:
-    """A new machine that knows the registry's address and nothing else."""
-    return Machine(tmp_path / "reader", llmasos_wheel, published.registry.url)
-
-
-def score(machine: Machine, model: str) -> float:
-    """Bits a character."""
-    (task,) = machine.json("eval", model, TASK)["tasks"]
-    (value,) = [s["value"] for s in task["scores"] if s["metric"] == f"{PLUGIN}/bits_per_character"]
-    return float(value)
 
 
 def test_install_pull_and_evaluate(published: Published, machine: Machine) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from llmasos.errors import PluginError, RunError
 from llmasos.kernel.manifest import Manifest
+from llmasos_registry.client.connection import RegistryNotFound
 from llmasos_registry.client.locked import LockedWheel
 from llmasos_registry.client.sources import Signatures, Source
 from llmasos_registry.client.verify import Signed, Verifier
@@ -87,7 +88,13 @@ class Wheelhouse:
         place.parent.mkdir(parents=True, exist_ok=True)
         scratch = place.parent / f".{os.getpid()}.{os.urandom(4).hex()}.part"
         try:
-            self._download(scratch, wheel, source, read)
+            try:
+                self._download(scratch, wheel, source, read)
+            except RegistryNotFound as error:
+                raise RegistryNotFound(
+                    f"{wheel.filename}: expected a file with sha256 {wheel.sha256}, and there is none: {error.message}",
+                    hint=error.hint or "it was deleted, or replaced by another; nothing was installed",
+                ) from error
             checked = self._checked(scratch, name, version, wheel, signatures, signed)
             os.replace(scratch, place)
         finally:
