@@ -6,14 +6,12 @@ Source: https://google.github.io/osv.dev/api/
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 from urllib.parse import unquote
 
 import sqlalchemy as sa
-from packaging.utils import canonicalize_name
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
@@ -218,9 +216,9 @@ def _read_purl(purl: str) -> tuple[tuple[str, str] | None, str | None]:
     if ecosystem is None:
         return None, unquote(version) or None
     plain = unquote(name)
-    return package_key(ecosystem, canonicalize_name(plain) if ecosystem == PYPI else plain), unquote(
-        version
-    ) or None
+    if "\x00" in plain:
+        raise bad_request(f"{purl[:100]!a} is no package URL")
+    return package_key(ecosystem, plain), unquote(version) or None
 
 
 def _answers(conn: sa.Connection, asked: Sequence[Asked]) -> list[tuple[list[Vulnerability], str | None]]:
@@ -277,7 +275,7 @@ def _after(token: str | None) -> str:
         return ""
     try:
         return base64.b64decode(token, altchars=b"-_", validate=True).decode("ascii")
-    except (binascii.Error, UnicodeError):
+    except ValueError:
         raise bad_request("page_token is none of this registry") from None
 
 

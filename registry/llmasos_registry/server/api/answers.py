@@ -195,11 +195,11 @@ class PublisherKeys(TypedDict):
     keys: list[PublisherKey]
 
 
-class Refusal(TypedDict, total=False):
+class Refusal(TypedDict):
     """Every failure: what is wrong, and what to do."""
 
     error: str
-    hint: str
+    hint: NotRequired[str]
 
 
 class Found(TypedDict):

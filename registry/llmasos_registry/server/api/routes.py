@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmasos_registry.server.accounts import routes as accounts
 from llmasos_registry.server.api import (
     advisories,
     audit_read,
@@ -15,6 +16,7 @@ from llmasos_registry.server.api import (
     search,
     webhooks,
 )
+from llmasos_registry.server.api.openapi import openapi_operation
 from llmasos_registry.server.api.operation import Operation
 from llmasos_registry.server.index import operations as index_operations
 from llmasos_registry.server.routing import Route
@@ -33,4 +35,5 @@ OPERATIONS: tuple[Operation, ...] = (
     *counts.OPERATIONS,
     *audit_read.OPERATIONS,
 )
-ROUTES: tuple[Route, ...] = tuple(operation.route for operation in OPERATIONS)
+OPENAPI = openapi_operation((*OPERATIONS, *accounts.OPERATIONS))
+ROUTES: tuple[Route, ...] = tuple(operation.route for operation in (*OPERATIONS, OPENAPI))

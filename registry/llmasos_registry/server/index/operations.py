@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from pydantic import Field
 from starlette.responses import Response
+from typing_extensions import TypedDict
 
 from llmasos_registry.server.accounts.audit import audit, emit
 from llmasos_registry.server.api.access import project_to_change
