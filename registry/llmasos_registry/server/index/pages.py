@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import sqlite3
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from llmasos_registry.server.db.engine import Database
 from llmasos_registry.server.db.tables_accounts import facts
 from llmasos_registry.server.db.tables_index import package_files, package_releases, pages, projects
 from llmasos_registry.server.index.formats import PageFile, project_html, project_json
+from llmasos_registry.server.index.quick_reads import QuickReads
 
 QUARANTINED = "quarantined"
 #: The fact that changes with the list of projects.
@@ -144,8 +144,8 @@ def _versions(files: list[tuple[str, PageFile]] | tuple[()]) -> list[str]:
 class PageReader:
     """Pages by normalised name. Nothing is written, and what is in memory is used only while it is true.
 
-    SQLite counts changes of the file (``PRAGMA data_version``, microseconds): while the number stands, no page changed.
-    When it moved, and with PostgreSQL always, one SELECT of the page's ETag decides.
+    SQLite counts commits: while the number stands, no page changed. When it moved, and with PostgreSQL always, one
+    SELECT of the page's ETag decides.
     """
 
     def __init__(self, db: Database) -> None:
@@ -153,46 +153,32 @@ class PageReader:
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, tuple[int, Page]] = OrderedDict()
         self._weight = 0
-        self._raw: sqlite3.Connection | None = None
+        self._reads = QuickReads(db) if db.sqlite else None
         #: Whether ``get`` takes microseconds, so that it may be called on the event loop.
         self.quick = db.sqlite
 
     def get(self, key: str) -> Page | None:
         """The page, None when the name is not known here."""
-        if self._db.sqlite:
-            with self._lock:
-                return self._get_sqlite(key)
+        if self._reads is not None:
+            return self._get_quick(self._reads, key)
         with self._db.read() as conn:
             return self._get(conn, key)
 
-    def _get_sqlite(self, key: str) -> Page | None:
-        if self._raw is None:
-            # A connection of its own: the pool's begin transactions, which would hide what others commit.
-            self._raw = sqlite3.connect(
-                f"file:{self._db.url.database}?mode=ro",
-                uri=True,
-                check_same_thread=False,
-                isolation_level=None,
-            )
-            self._raw.execute("PRAGMA mmap_size=268435456")
-        now = int(self._raw.execute("PRAGMA data_version").fetchone()[0])
+    def _get_quick(self, reads: QuickReads, key: str) -> Page | None:
+        # Before the page: what is committed between the two makes the next request look again.
+        now = reads.version()
         kept = self._kept.get(key)
         if kept is not None:
             if kept[0] == now:
-                self._kept.move_to_end(key)
                 return kept[1]
-            row = self._raw.execute("SELECT etag, serial FROM pages WHERE key = ?", (key,)).fetchone()
-            if row is not None and row == (kept[1].etag, kept[1].serial):
-                self._keep(key, now, kept[1])
-                return kept[1]
-        row = self._raw.execute(f"SELECT {', '.join(_FIELDS)} FROM pages WHERE key = ?", (key,)).fetchone()
+            row = reads.row("SELECT etag, serial FROM pages WHERE key = ?", (key,))
+            if row == (kept[1].etag, kept[1].serial):
+                return self._keep(key, now, kept[1])
+        row = reads.row(f"SELECT {', '.join(_FIELDS)} FROM pages WHERE key = ?", (key,))
         if row is None:
-            self._forget(key)
-            return None
+            return self._keep(key, now, None)
         etag, body, packed, html, serial, owner, private, gone = row
-        page = Page(etag, body, packed, html, serial, owner, bool(private), bool(gone))
-        self._keep(key, now, page)
-        return page
+        return self._keep(key, now, Page(etag, body, packed, html, serial, owner, bool(private), bool(gone)))
 
     def _get(self, conn: sa.Connection, key: str) -> Page | None:
         kept = self._kept.get(key)
@@ -205,22 +191,17 @@ class PageReader:
         full = conn.execute(
             sa.select(*(pages.c[name] for name in _FIELDS)).where(pages.c.key == key)
         ).one_or_none()
+        return self._keep(key, 0, None if full is None else Page(**full._mapping))
+
+    def _keep(self, key: str, version: int, page: Page | None) -> Page | None:
         with self._lock:
-            if full is None:
-                self._forget(key)
-                return None
-            page = Page(**full._mapping)
-            self._keep(key, 0, page)
-            return page
-
-    def _keep(self, key: str, version: int, page: Page) -> None:
-        self._forget(key)
-        self._kept[key] = (version, page)
-        self._weight += page.weight
-        while self._weight > CACHE_BYTES and len(self._kept) > 1:
-            self._forget(next(iter(self._kept)))
-
-    def _forget(self, key: str) -> None:
-        old = self._kept.pop(key, None)
-        if old is not None:
-            self._weight -= old[1].weight
+            old = self._kept.pop(key, None)
+            if old is not None:
+                self._weight -= old[1].weight
+            if page is not None:
+                self._kept[key] = (version, page)
+                self._weight += page.weight
+            while self._weight > CACHE_BYTES and len(self._kept) > 1:
+                _, (_, dropped) = self._kept.popitem(last=False)
+                self._weight -= dropped.weight
+        return page

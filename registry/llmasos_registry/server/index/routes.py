@@ -34,7 +34,7 @@ class _Parts:
             )
         self.registry = registry
         self.simple = Simple(registry.db, pages, upstream, reserved)
-        self.files = Files(registry.db, pages, upstream, reserved)
+        self.files = Files(registry, pages, upstream)
         self.uploads = Uploads(Publishing(registry, upstream))
 
 
@@ -64,9 +64,9 @@ class Index:
         """The address of a page without its slash."""
         return self._of(request).simple.without_slash(request)
 
-    def file(self, request: Request) -> Response:
+    async def file(self, request: Request) -> Response:
         """A file published here."""
-        return self._of(request).files.local(request)
+        return await self._of(request).files.local(request)
 
     def upstream_file(self, request: Request) -> Response:
         """A file of the upstream."""
@@ -87,4 +87,6 @@ def index_routes() -> tuple[Route, ...]:
         Route("GET", "/files/{sha256}/{filename}", index.file, "public", "file"),
         Route("GET", "/files/upstream/{project}/{sha256}/{filename}", index.upstream_file, "public", "file"),
         Route("POST", "/legacy/", index.upload, "publish"),
+        # Clients do not follow redirects of uploads, and people forget the slash.
+        Route("POST", "/legacy", index.upload, "publish"),
     )

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from llmasos_registry.server.context import Request
 from llmasos_registry.server.failures import bad_request, too_large
-from llmasos_registry.server.index.form import UploadForm
+from llmasos_registry.server.index.form import MAX_FIELDS, UploadForm
 from llmasos_registry.server.index.publishing import Parcel, Publishing, read_parcel
 from llmasos_registry.server.responses import json_response
 from llmasos_registry.server.store.blobs import BlobWriter
@@ -35,8 +35,12 @@ class Uploads:
             incoming = _Incoming(writer, request.registry.settings.max_wheel)
             form = UploadForm(request.headers.get("content-type", ""), incoming.pending.extend)
             checked = False
+            left = request.registry.settings.max_wheel + MAX_FIELDS
             try:
                 async for piece in request.stream():
+                    left -= len(piece)
+                    if left < 0:
+                        raise too_large("The form", request.registry.settings.max_wheel + MAX_FIELDS)
                     form.feed(piece)
                     if not checked and form.filename is not None:
                         checked = True
