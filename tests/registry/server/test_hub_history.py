@@ -194,16 +194,16 @@ def test_card_manifest_and_results_follow_main(registry: Registry, repo: Repo) -
     )
     with registry.db.read() as conn:
         found = repo_by_id(conn, repo.id)
+        kept = conn.execute(sa.select(repos.c.card, repos.c.manifest)).one()
     assert found.tags == ["a", "b", "en", "license:mit"]
     assert found.summary == "A tiny model."
-    assert found.card is not None
-    assert found.card["date"] == "2024-01-01"
-    assert found.manifest == {"manifest": 1}
+    assert kept.card["date"] == "2024-01-01"
+    assert kept.manifest == {"manifest": 1}
     assert found.bytes == len(card) + len(result) + 13
     commit(registry, repo, {"other": b"1"}, Delete("llmasos.toml"))
     with registry.db.read() as conn:
-        found = repo_by_id(conn, repo.id)
-    assert (found.summary, found.manifest) == ("A tiny model.", None)
+        kept = conn.execute(sa.select(repos.c.summary, repos.c.manifest)).one()
+    assert (kept.summary, kept.manifest) == ("A tiny model.", None)
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,8 @@ def moment(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
 
 
-def repo_fields(repo: Repo) -> dict[str, Any]:
-    """Everything that a repository's own row tells."""
-    card = repo.card or {}
+def repo_fields(repo: Repo, card: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that a repository's row and the metadata of its card tell."""
     fields: dict[str, Any] = {
         "_id": f"{repo.id:024x}",
         "id": repo.full_name,

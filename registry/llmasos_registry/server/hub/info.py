@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from starlette.responses import Response
 
 from llmasos_registry.server.context import Request
-from llmasos_registry.server.db.tables_hub import commits, eval_results, refs
+from llmasos_registry.server.db.tables_hub import commits, eval_results, refs, repos
 from llmasos_registry.server.failures import bad_request, entry_not_found
 from llmasos_registry.server.hub.answers import (
     commit_answer,
@@ -25,6 +25,7 @@ from llmasos_registry.server.hub.answers import (
 )
 from llmasos_registry.server.hub.objects import Entry, Objects, find, listing, walk
 from llmasos_registry.server.hub.repository import (
+    COMMIT_COLUMNS,
     Commit,
     Repo,
     find_commit,
@@ -51,7 +52,8 @@ def repo_info(request: Request) -> Response:
     with request.registry.db.read() as conn:
         repo = requested_repo(conn, request)
         commit = head(conn, repo) if revision is None else resolve_revision(conn, repo, revision)
-        answer = repo_fields(repo)
+        card = conn.execute(sa.select(repos.c.card).where(repos.c.id == repo.id)).scalar_one()
+        answer = repo_fields(repo, card or {})
         if commit is not None:
             answer["sha"] = commit.oid
             if revision is not None:
@@ -221,17 +223,16 @@ def repo_commits(request: Request) -> Response:
 
 def history(conn: sa.Connection, repo: Repo, first: Commit, limit: int) -> list[Commit]:
     """A commit and those before it, at most ``limit``."""
-    columns = [commits.c[name] for name in Commit.__slots__]
     line = (
-        sa.select(*columns)
+        sa.select(*COMMIT_COLUMNS)
         .where(commits.c.repo_id == repo.id, commits.c.oid == first.oid)
         .cte("line", recursive=True)
     )
     line = line.union_all(
-        sa.select(*columns).where(commits.c.repo_id == repo.id, commits.c.oid == line.c.parent)
+        sa.select(*COMMIT_COLUMNS).where(commits.c.repo_id == repo.id, commits.c.oid == line.c.parent)
     )
     rows = conn.execute(sa.select(line).limit(limit))
-    return [Commit(**row._mapping) for row in rows]
+    return [Commit(*row) for row in rows]
 
 
 _REPO = "/api/{kind:repos}/{repo}"

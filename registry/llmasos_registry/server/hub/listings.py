@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -49,7 +50,9 @@ def list_repos(request: Request) -> Response:
     if sort not in _SORTS:
         raise not_supported(f"sorting by `{sort[:40]}`; there are {', '.join(_SORTS)}")
     column, upward = _SORTS[sort], query.get("direction") == "1"
-    statement = sa.select(*COLUMNS).where(repos.c.kind == kind, *_visible(request.caller), *_filters(request))
+    statement = sa.select(*COLUMNS, repos.c.card).where(
+        repos.c.kind == kind, *_visible(request.caller), *_filters(request)
+    )
     if "cursor" in query:
         value, number = _read_cursor(query["cursor"], sort)
         beyond = column > value if upward else column < value
@@ -58,15 +61,15 @@ def list_repos(request: Request) -> Response:
     order = (column.asc(), repos.c.id.asc()) if upward else (column.desc(), repos.c.id.desc())
     with request.registry.db.read() as conn:
         rows = conn.execute(statement.order_by(*order).limit(limit + 1)).all()
-        page = [from_row(row) for row in rows[:limit]]
+        page = [(from_row(row), row.card or {}) for row in rows[:limit]]
         answer = [
-            _shown(conn, request, repo, wanted, full=full)
-            for repo in page
+            _shown(conn, request, repo, card, wanted, full=full)
+            for repo, card in page
             # The token's own restriction is a pattern, which the database does not know.
             if request.caller.may_read(repo.owner, repo.full_name, private=repo.private)
         ]
     more = len(rows) > limit
-    headers = next_page(request, cursor=_cursor(page[-1], sort)) if more else None
+    headers = next_page(request, cursor=_cursor(page[-1][0], sort)) if more else None
     return json_response(answer, headers=headers)
 
 
@@ -103,9 +106,15 @@ def _filters(request: Request) -> list[sa.ColumnElement[bool]]:
 
 
 def _shown(
-    conn: sa.Connection, request: Request, repo: Repo, wanted: list[str], *, full: bool
+    conn: sa.Connection,
+    request: Request,
+    repo: Repo,
+    card: Mapping[str, Any],
+    wanted: list[str],
+    *,
+    full: bool,
 ) -> dict[str, Any]:
-    fields = repo_fields(repo)
+    fields = repo_fields(repo, card)
     if full or "sha" in wanted or "siblings" in wanted:
         commit = head(conn, repo)
         if commit is not None:

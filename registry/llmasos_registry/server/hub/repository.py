@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -51,10 +51,8 @@ class Repo:
     downloads: int
     likes: int
     serial: int
-    card: Mapping[str, Any] | None
     tags: list[str] | None
     summary: str
-    manifest: Mapping[str, Any] | None
     bytes: int
 
     @property
@@ -105,11 +103,18 @@ def web_prefix(kind: str) -> str:
 
 #: What a query selects to make a Repo of its row.
 COLUMNS = [repos.c[name] for name in Repo.__slots__]
+# Built once: building a statement costs more than running it, and these run with every request for a file.
+_BY_KEY = sa.select(*COLUMNS).where(repos.c.kind == sa.bindparam("kind"), repos.c.key == sa.bindparam("key"))
+_BY_OLD_NAME = (
+    sa.select(*COLUMNS)
+    .join(repo_names, repo_names.c.repo_id == repos.c.id)
+    .where(repo_names.c.kind == sa.bindparam("kind"), repo_names.c.key == sa.bindparam("key"))
+)
 
 
-def from_row(row: sa.Row[Any]) -> Repo:
+def from_row(row: Sequence[Any]) -> Repo:
     """The repository of a row of COLUMNS."""
-    return Repo(**row._mapping)
+    return Repo(*row[: len(COLUMNS)])
 
 
 def find_repo(conn: sa.Connection, kind: str, name: str, caller: Caller, need: Need = "read") -> Repo:
@@ -119,14 +124,11 @@ def find_repo(conn: sa.Connection, kind: str, name: str, caller: Caller, need: N
     when its files need a grant, 403 when it is disabled or the right is missing. Raises Moved when it has a new name.
     """
     key = name.lower()
-    row = conn.execute(sa.select(*COLUMNS).where(repos.c.kind == kind, repos.c.key == key)).one_or_none()
+    named = {"kind": kind, "key": key}
+    row = conn.execute(_BY_KEY, named).one_or_none()
     moved = row is None
     if row is None:
-        row = conn.execute(
-            sa.select(*COLUMNS)
-            .join(repo_names, repo_names.c.repo_id == repos.c.id)
-            .where(repo_names.c.kind == kind, repo_names.c.key == key)
-        ).one_or_none()
+        row = conn.execute(_BY_OLD_NAME, named).one_or_none()
     repo = None if row is None else from_row(row)
     if repo is None or not caller.may_read(repo.owner, repo.full_name, private=repo.private):
         raise repo_not_found(name, anonymous=caller.anonymous)
@@ -203,15 +205,25 @@ def repo_by_id(conn: sa.Connection, repo_id: int) -> Repo:
     return from_row(row)
 
 
-_COMMIT_COLUMNS = [commits.c[name] for name in Commit.__slots__]
+COMMIT_COLUMNS = [commits.c[name] for name in Commit.__slots__]
+_BY_OID = sa.select(*COMMIT_COLUMNS).where(
+    commits.c.repo_id == sa.bindparam("repo"), commits.c.oid == sa.bindparam("oid")
+)
+_BY_REF = (
+    sa.select(*COMMIT_COLUMNS)
+    .join(refs, sa.and_(refs.c.repo_id == commits.c.repo_id, refs.c.commit == commits.c.oid))
+    .where(
+        refs.c.repo_id == sa.bindparam("repo"),
+        refs.c.kind == sa.bindparam("kind"),
+        refs.c.name == sa.bindparam("name"),
+    )
+)
 
 
 def find_commit(conn: sa.Connection, repo: Repo, oid: str) -> Commit | None:
     """A commit of this repository by its whole id."""
-    row = conn.execute(
-        sa.select(*_COMMIT_COLUMNS).where(commits.c.repo_id == repo.id, commits.c.oid == oid)
-    ).one_or_none()
-    return None if row is None else Commit(**row._mapping)
+    row = conn.execute(_BY_OID, {"repo": repo.id, "oid": oid}).one_or_none()
+    return None if row is None else Commit(*row)
 
 
 def head(conn: sa.Connection, repo: Repo, branch: str = "main") -> Commit | None:
@@ -220,12 +232,8 @@ def head(conn: sa.Connection, repo: Repo, branch: str = "main") -> Commit | None
 
 
 def _of_ref(conn: sa.Connection, repo: Repo, kind: str, name: str) -> Commit | None:
-    row = conn.execute(
-        sa.select(*_COMMIT_COLUMNS)
-        .join(refs, sa.and_(refs.c.repo_id == commits.c.repo_id, refs.c.commit == commits.c.oid))
-        .where(refs.c.repo_id == repo.id, refs.c.kind == kind, refs.c.name == name)
-    ).one_or_none()
-    return None if row is None else Commit(**row._mapping)
+    row = conn.execute(_BY_REF, {"repo": repo.id, "kind": kind, "name": name}).one_or_none()
+    return None if row is None else Commit(*row)
 
 
 def resolve_revision(conn: sa.Connection, repo: Repo, revision: str) -> Commit:
@@ -251,8 +259,8 @@ def resolve_revision(conn: sa.Connection, repo: Repo, revision: str) -> Commit:
 
 def _by_beginning(conn: sa.Connection, repo: Repo, beginning: str) -> Commit | None:
     rows = conn.execute(
-        sa.select(*_COMMIT_COLUMNS)
+        sa.select(*COMMIT_COLUMNS)
         .where(commits.c.repo_id == repo.id, commits.c.oid >= beginning, commits.c.oid < beginning + "g")
         .limit(2)
     ).all()
-    return Commit(**rows[0]._mapping) if len(rows) == 1 else None
+    return Commit(*rows[0]) if len(rows) == 1 else None
