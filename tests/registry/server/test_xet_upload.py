@@ -13,7 +13,7 @@ from hub_uploads import Xet, chunk, commit, large, make_repo, paths, sha256, sha
 from llmasos_registry.server.db.engine import utcnow
 from llmasos_registry.server.db.tables_store import blobs, xet_accounts, xet_places, xet_xorbs
 from llmasos_registry.server.hub import signed_claims
-from llmasos_registry.server.hub.xet_index import drop_idle, remove_staged
+from llmasos_registry.server.hub.xet_index import drop_idle, remove_staged, sweep_staging
 
 CHUNKS = [bytes([n]) * (1000 + n) for n in range(5)]
 
@@ -264,3 +264,17 @@ def test_many_small_files_in_one_shard(app: Any, ann: str) -> None:
     assert staged(app) == []
     assert commit(app, ann, "ann/m", *(large(f"f{n}", c) for n, c in enumerate(chunks))).status_code == 200
     assert len(paths(app, ann, "ann/m")) == 450
+
+
+def test_staged_files_without_a_row_are_swept(app: Any, ann: str) -> None:
+    xet = Xet(app, ann, "ann/m")
+    xet.xorb(CHUNKS)
+    (kept,) = staged(app)
+    folder = app.registry.settings.data / "staging" / "xet"
+    for name in ("incoming.0123", "7-" + "0" * 64, "young"):
+        (folder / name).write_bytes(b"x")
+    for name in (kept, "incoming.0123", "7-" + "0" * 64):
+        os.utime(folder / name, (0, 0))
+    with app.db.read() as conn:
+        assert sweep_staging(conn, app.registry.store, utcnow() - timedelta(days=1)) == 2
+    assert staged(app) == sorted([kept, "young"])

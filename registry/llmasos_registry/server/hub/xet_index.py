@@ -12,6 +12,7 @@ import os
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from itertools import accumulate
@@ -304,3 +305,18 @@ def remove_staged(store: BlobStore, names: list[str]) -> None:
     folder = store.staging(STAGING)
     for name in names:
         (folder / os.path.basename(name)).unlink(missing_ok=True)
+
+
+def sweep_staging(conn: sa.Connection, store: BlobStore, before: datetime) -> int:
+    """Remove staged files older than that which no row names: their sender was cut off, or a crash came between. How many."""
+    named = {
+        f"{row.account_id}-{row.hash}"
+        for row in conn.execute(sa.select(xet_xorbs.c.account_id, xet_xorbs.c.hash).where(xet_xorbs.c.staged))
+    }
+    removed = 0
+    for entry in list(os.scandir(store.staging(STAGING))):
+        with suppress(FileNotFoundError):
+            if entry.name not in named and entry.stat().st_mtime < before.timestamp():
+                os.unlink(entry.path)
+                removed += 1
+    return removed

@@ -20,7 +20,7 @@ from llmasos_registry.server.accounts.caller import Caller
 from llmasos_registry.server.context import Registry
 from llmasos_registry.server.db.tables_hub import commits, refs, releases
 from llmasos_registry.server.db.tables_store import blobs, git_blobs, git_trees, uploads
-from llmasos_registry.server.hub.xet_index import STAGING, drop_idle, remove_staged
+from llmasos_registry.server.hub.xet_index import STAGING, drop_idle, remove_staged, sweep_staging
 from llmasos_registry.server.store.git import tree_entries
 from llmasos_registry.server.store.roots import REFERENCES
 
@@ -98,6 +98,8 @@ def collect(
         step(1)
     _sweep_strays(registry, before, found, step)
     found.temporary = registry.store.sweep_temporary(before, lambda name: name == STAGING or name in alive)
+    with registry.db.read() as conn:
+        found.temporary += sweep_staging(conn, registry.store, before)
     return found
 
 
