@@ -15,7 +15,7 @@ from packaging.pylock import Pylock, PylockUnsupportedVersionError, PylockValida
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from llmasos.errors import InputError
+from llmasos.errors import ConfigError, InputError
 from llmasos.kernel.atomic import write_atomic
 from llmasos_registry.client.connection import registry_url
 from llmasos_registry.client.locked import (
@@ -98,6 +98,8 @@ def parse_lock(data: bytes, source: str) -> Lock:
             requested=tuple(str(line) for line in tool.get("requested", [])),
             facts={str(name): str(version) for name, version in tool.get("facts", {}).items()},
         )
+    except ConfigError as error:
+        raise InputError(f"{source}: [tool.llmasos]: {error.message}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{source}: [tool.llmasos]: {type(error).__name__}: {error}") from error
 

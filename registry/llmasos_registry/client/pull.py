@@ -63,7 +63,9 @@ def ask(connection: Connection, reference: Reference, verifier: Verifier) -> tup
     organisation, name = reference.id.split("/")
     path = f"/v1/{reference.kind}s/{path_segment(organisation)}/{path_segment(name)}/resolve"
     wanted = release_range(reference.asked)
-    query = {"version": str(wanted)} if wanted is not None else {"revision": reference.asked}
+    # A whole version is asked for by its name: that finds a yanked one too, which no range does.
+    text = str(wanted) if str(wanted).endswith(".*") else reference.asked
+    query = {"version": text} if wanted is not None else {"revision": reference.asked}
     try:
         answer = connection.get(path, query if reference.asked else {})
     except RegistryNotFound as error:

@@ -18,7 +18,6 @@ from llmasos.pipelines.evaluate import Silence
 from llmasos.testing.checkpoints import write_checkpoint
 from llmasos.testing.tmp import manifest, toml_text
 from llmasos_registry.client.connection import Connection
-from llmasos_registry.client.publish_model import PublishedModel, publish_model
 from llmasos_registry.client.publish_plugin import PublishedPlugin, publish_plugin
 from llmasos_registry.signatures.keys import PrivateKey, generate, prove, public_pem
 
@@ -104,10 +103,10 @@ def publish_tiny(
     *,
     requires: Sequence[str] = (),
     version: str | None = "1.0.0",
-    key: PrivateKey | None = None,
+    key: Path | None = None,
     files: Mapping[str, bytes] | None = None,
-) -> PublishedModel:
-    """Publish a tiny Llama that requires plugins."""
+) -> Any:
+    """Publish a tiny Llama that requires plugins, with the command: Hub clients of this process are offline. Its JSON."""
     if not folder.exists():
         write_checkpoint(folder, "llama")
         (folder / "README.md").write_text(
@@ -116,8 +115,31 @@ def publish_tiny(
     (folder / "llmasos.toml").write_text(f"manifest = 1\nrequires = {json.dumps(list(requires))}\n")
     for path, data in (files or {}).items():
         (folder / path).write_bytes(data)
-    with Connection(url, token) as connection:
-        return publish_model(connection, folder, name, key=key, progress=Silence(), version=version)
+    command = [
+        sys.executable,
+        "-m",
+        "llmasos",
+        "model",
+        "publish",
+        str(folder),
+        name,
+        "--registry",
+        url,
+        "--json",
+    ]
+    command += ["--version", version] if version else []
+    command += ["--key", str(key)] if key else ["--no-sign"]
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "LLMASOS_"))}
+    home = folder.with_name(folder.name + "-publisher")
+    environ |= {
+        "LLMASOS_TOKEN": token,
+        "LLMASOS_CACHE": str(home),
+        "LLMASOS_CONFIG": str(home),
+        "HF_HOME": str(home),
+    }
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 class Place:
