@@ -74,12 +74,17 @@ def lines(app: InProcess, token: str, **query: str | int) -> list[tuple[str, str
 
 
 def test_accounts_read_what_concerns_them(app: InProcess, people: dict[str, str]) -> None:
-    release = ("model.release", "acme/tiny@1.0.0")
-    other = ("model.release", "bob/own@2.0.0")
+    release = ("model.release", "model:acme/tiny@1.0.0")
+    other = ("model.release", "model:bob/own@2.0.0")
     assert release in lines(app, people["ann"], account="acme")
     assert other not in lines(app, people["ann"], account="ACME")
     assert release not in lines(app, people["ann"])
     assert {release, other} <= set(lines(app, people["bob"]))
+    seed_project(app, "acme", "llmasos-acme", {"1.0.0": b"x"})
+    app.post("/v1/plugins/llmasos-acme/versions/1.0.0/yank", people["bob"], json={})
+    yanked = ("plugin.yank", "llmasos-acme==1.0.0")
+    assert yanked in lines(app, people["ann"], account="acme")
+    assert yanked not in lines(app, people["ann"])
     assert lines(app, people["chief"], action="model.release") == [other, release]
     assert lines(app, people["chief"], account="bob", action="token.create") == [("token.create", "bob")]
 

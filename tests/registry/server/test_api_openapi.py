@@ -206,3 +206,9 @@ def test_schemathesis_finds_no_server_error(make_app: Callable[..., InProcess]) 
     assert statuses.total() > 40 * EXAMPLES
     # Not all of it stopped at the door.
     assert statuses[200] + statuses[201] > EXAMPLES
+
+
+def test_the_page_names_every_operation(described: dict[str, Any]) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "registry-api.md").read_text()
+    missing = [path for path in described["paths"] if path not in page]
+    assert missing == []

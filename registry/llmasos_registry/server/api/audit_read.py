@@ -13,6 +13,7 @@ from llmasos_registry.server.api.moments import rfc3339
 from llmasos_registry.server.api.operation import Operation, Query, Text, read_query
 from llmasos_registry.server.context import Request
 from llmasos_registry.server.db.tables_api import audit_log
+from llmasos_registry.server.db.tables_index import projects
 from llmasos_registry.server.failures import forbidden
 from llmasos_registry.server.responses import json_response
 
@@ -37,12 +38,12 @@ def read_audit(request: Request) -> Response:
     wanted: sa.ColumnElement[bool] = sa.true()
     if account:
         with request.registry.db.read() as conn:
-            account = find_account(conn, account).name
+            owner = find_account(conn, account)
+        account = owner.name
     if not _is_admin(caller) and (caller.role_in(account) != "owner" or not caller.covers(account)):
         raise forbidden(f"Only owners of `{account}`, with an unrestricted token, may read what concerns it")
     if account:
-        below = audit_log.c.target.startswith(f"{account}/", autoescape=True)
-        wanted = sa.or_(audit_log.c.actor == account, audit_log.c.target == account, below)
+        wanted = _about(owner.id, account)
     if query.action:
         wanted = sa.and_(wanted, audit_log.c.action == query.action)
     if query.cursor:
@@ -68,6 +69,17 @@ def read_audit(request: Request) -> Response:
     more = str(lines[-1]["id"]) if len(rows) > query.limit else None
     answer: AuditLines = {"lines": lines, "next": more}
     return json_response(answer)
+
+
+def _about(number: int, account: str) -> sa.ColumnElement[bool]:
+    """Lines by the account, about it, and about its models, datasets and projects."""
+    target = audit_log.c.target
+    mine = sa.exists().where(
+        projects.c.owner_id == number,
+        sa.or_(target == projects.c.key, target.startswith(projects.c.key + "==")),
+    )
+    below = (target.startswith(f"{kind}:{account}/", autoescape=True) for kind in ("model", "dataset"))
+    return sa.or_(audit_log.c.actor == account, target == account, *below, mine)
 
 
 def _is_admin(caller: Caller) -> bool:

@@ -18,7 +18,7 @@ from llmasos_registry.server.api.publisher_keys import active_keys
 from llmasos_registry.server.context import Request
 from llmasos_registry.server.db.engine import utcnow
 from llmasos_registry.server.db.tables_api import file_signatures
-from llmasos_registry.server.db.tables_index import package_files, package_releases
+from llmasos_registry.server.db.tables_index import package_files, package_releases, projects
 from llmasos_registry.server.failures import Failure, not_found
 from llmasos_registry.server.index.changes import project_changed
 from llmasos_registry.server.responses import json_response
@@ -125,7 +125,12 @@ def store_signature(
             file_id=file, keyid=keyid, envelope=dict(envelope), created_at=utcnow()
         )
     )
-    audit(conn, caller, "plugin.sign", filename, {"keyid": keyid})
+    project = conn.execute(
+        sa.select(projects.c.key)
+        .join(package_files, package_files.c.project_id == projects.c.id)
+        .where(package_files.c.id == file)
+    ).scalar_one()
+    audit(conn, caller, "plugin.sign", project, {"file": filename, "keyid": keyid})
     return True
 
 

@@ -101,7 +101,7 @@ def _seal(
     )
     name = repo.full_name
     detail = {"commit": commit, "requires": list(checked.requires), "keyid": checked.keyid}
-    audit(conn, request.caller, f"{repo.kind}.release", f"{name}@{version}", detail)
+    audit(conn, request.caller, f"{repo.kind}.release", f"{repo.kind}:{name}@{version}", detail)
     emit(conn, f"{repo.kind}.release", name, {"id": name, "version": version, "commit": commit})
     _changed(conn, repo)
 
@@ -129,7 +129,7 @@ def _yank(request: Request, reason: str | None) -> Response:
                 .values(yanked_at=None if reason is None else utcnow(), yanked_reason=reason)
             )
             action = f"{repo.kind}.{'unyank' if reason is None else 'yank'}"
-            audit(conn, caller, action, f"{name}@{row.version}", {"reason": reason})
+            audit(conn, caller, action, f"{repo.kind}:{name}@{row.version}", {"reason": reason})
             emit(conn, action, name, {"id": name, "version": row.version, "reason": reason})
             _changed(conn, repo)
         serial = conn.execute(sa.select(repos.c.serial).where(repos.c.id == repo.id)).scalar_one()

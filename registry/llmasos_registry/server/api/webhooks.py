@@ -28,7 +28,7 @@ MAX_HOOKS = 20
 #: Deliveries that are shown of a hook.
 SHOWN = 50
 
-EventName = Annotated[Text, Field(pattern=r"^(?:\*|[a-z]+\.(?:\*|[a-z-]+))$", max_length=60)]
+EventName = Annotated[Text, Field(pattern=r"^(?:\*|(?:[a-z-]+\.)+(?:\*|[a-z-]+))$", max_length=60)]
 
 
 class WebhookBody(Body):
