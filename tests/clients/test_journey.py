@@ -50,3 +50,23 @@ def test_a_lock_makes_a_second_environment_equal_byte_for_byte(
     assert not second.json("sync", "--yes")["applied"], "the second time there is nothing to do"
     machine.run("lock", PLUGIN, "--model", MODEL, "-o", "pylock.again.toml")
     assert (machine.work / "pylock.again.toml").read_bytes() == lock.read_bytes()
+
+
+def test_a_bundle_is_enough_for_a_machine_without_a_network(
+    published: Published, machine: Machine, llmasos_wheel: Path, tmp_path: Path
+) -> None:
+    machine.run("bundle", "create", PLUGIN, "--model", MODEL, "-o", "demo.bundle")
+    far = Machine(tmp_path / "far", llmasos_wheel, published.registry.url)
+    far.online = False
+    (far.work / "demo.bundle").write_bytes((machine.work / "demo.bundle").read_bytes())
+    assert "registry" in far.refused("install", PLUGIN, "--yes"), "there is really no network"
+    assert far.json("bundle", "install", "demo.bundle", "--yes")["applied"]
+    far.environ["LLMASOS_OFFLINE"] = "1"  # what is here is what there is
+    assert score(far, REFERENCE) == published.value
+    # One bit of the bundle is another: refused, whichever file it is in.
+    content = bytearray((far.work / "demo.bundle").read_bytes())
+    content[len(content) // 2] ^= 1
+    (far.work / "other.bundle").write_bytes(content)
+    other = Machine(tmp_path / "other", llmasos_wheel, published.registry.url)
+    other.online = False
+    assert "expected" in other.refused("bundle", "install", far.work / "other.bundle", "--yes")
