@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmasos.errors import ConfigError
@@ -48,7 +49,6 @@ class Settings(BaseModel):
         description="send clients to the object store for files; else the bytes pass through this server",
     )
     require_login: bool = Field(default=False, description="strangers see nothing, not even public projects")
-    max_body: int = Field(default=64 << 20, description="largest request body that is no file")
     idle_timeout: int = Field(
         default=60, ge=1, description="how long a client may send nothing in the middle of a request"
     )
@@ -97,7 +97,9 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] | None = 
     for name in Settings.model_fields:
         text = variables.get(PREFIX + name.upper())
         if text:
-            named[name] = [part for part in text.split(",") if part] if name in _LISTS else text
+            named[name] = _parts(text) if name in _LISTS else text
+            if name == "storage_options":
+                named[name] = dict(part.partition("=")[::2] for part in _parts(text))
     data = Path(given.get("data") or named.get("data") or "registry-data")
     table = _file(data / FILE)
     try:
@@ -109,6 +111,27 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] | None = 
             f"registry setting `{where}`: {first['msg']}",
             hint=f"correct the flag, {PREFIX}{where.upper()} or {data / FILE}",
         ) from error
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def settings_table() -> str:
+    """The table of docs/reference/registry-server.md."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = "`registry-data`" if field.is_required() else _shown(field.default)
+        rows.append(f"| `{name}` | {default} | {field.description} |")
+    return "\n".join(rows)
+
+
+def _shown(value: object) -> str:
+    if value is None or value == {}:
+        return ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}" if value > 65_535 else str(value)
+    return f"`{tomli_w.dumps({'x': value}).partition(' = ')[2].strip()}`"
 
 
 def _file(path: Path) -> dict[str, Any]:
