@@ -69,22 +69,24 @@ def test_serial_grows_with_each_change(app: InProcess, ann: str) -> None:
     assert max(seen) < one < two == three == app.get("/v1/info").json()["serial"]
 
 
-@pytest.mark.parametrize(
-    ("version", "status"),
-    [
-        *[(v, 201) for v in ("0.0.1", "1.2.3-rc.1", "2.0.0-alpha.0", "10.20.30-beta.2")],
-        *[
-            (v, 400)
-            for v in (
-                *("1.0", "v1.0.0", "1.0.0.0", "01.0.0", "1.0.0-dev.1", "1.0.0-1", "1.0.0+build", "latest"),
-                *("1.0.0-rc", "1.0.0 ", "", "1.0.0\n", "\u0661.0.0", "1.0.0-rc.01", "99999999999.0.0"),
-            )
-        ],
-    ],
-)
-def test_versions(app: InProcess, ann: str, version: str, status: int) -> None:
+def test_versions(app: InProcess, ann: str) -> None:
     seed_repo(app, "ann/tiny", FILES)
-    assert release(app, ann, version).status_code == status
+    for version in ("0.0.1", "1.2.3-rc.1", "2.0.0-alpha.0", "10.20.30-beta.2"):
+        assert release(app, ann, version).status_code == 201, version
+    bad = [
+        "1.0",
+        "v1.0.0",
+        "1.0.0.0",
+        "01.0.0",
+        "1.0.0-dev.1",
+        "1.0.0-1",
+        "1.0.0+build",
+        "latest",
+        "1.0.0-rc",
+    ]
+    bad += ["1.0.0 ", "", "1.0.0\n", "\u0661.0.0", "1.0.0-rc.01", "99999999999.0.0"]
+    for version in bad:
+        assert release(app, ann, version).status_code == 400, version
 
 
 @pytest.mark.parametrize(
