@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from test_hub_read import fill, make
+from test_hub_read import CARD, fill, make
 
 from llmasos_registry.server.db.tables_api import audit_log, documents, events
 from llmasos_registry.server.db.tables_hub import commits, refs, repos
@@ -136,6 +136,25 @@ def test_an_old_name_leads_on_and_stays_reserved(app: Any) -> None:
     private = app.call("PUT", "/api/models/ann/new/settings", ann, json={"visibility": "private"})
     assert private.json() == {"private": True, "gated": False}
     assert code(app.get("/api/models/ann/new", bob)) == (404, "RepoNotFound")
+
+
+def test_what_was_released_cannot_come_back_as_something_else(app: Any) -> None:
+    ann = app.user("ann")
+    make(app, ann, "ann/m")
+    fill(app, "ann/m", {"README.md": CARD})
+    sealed = app.post("/v1/models/ann/m/releases", ann, json={"version": "1.0.0", "revision": "main"})
+    assert sealed.status_code == 201, sealed.text
+    body = {"name": "m", "type": "model"}
+    refused = app.call("DELETE", "/api/repos/delete", ann, json=body)
+    assert (refused.status_code, "sealed releases" in refused.json()["error"]) == (403, True)
+    assert app.delete("/api/models/ann/m/tag/1.0.0", ann).status_code == 403
+    moved = {"fromRepo": "ann/m", "toRepo": "ann/n", "type": "model"}
+    assert app.post("/api/repos/move", ann, json=moved).status_code == 200
+    again = app.post("/api/repos/create", ann, json=body)
+    assert (again.status_code, "sealed releases" in again.json()["error"]) == (409, True)
+    boss = app.user("boss", ["admin"], admin=True)
+    body = {"name": "n", "organization": "ann", "type": "model"}
+    assert app.call("DELETE", "/api/repos/delete", boss, json=body).status_code == 200
 
 
 def test_settings(app: Any) -> None:

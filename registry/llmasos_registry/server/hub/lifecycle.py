@@ -16,7 +16,7 @@ from llmasos_registry.server.context import Request
 from llmasos_registry.server.db.engine import utcnow
 from llmasos_registry.server.db.serial import next_serial
 from llmasos_registry.server.db.tables_accounts import accounts
-from llmasos_registry.server.db.tables_hub import repo_names, repos
+from llmasos_registry.server.db.tables_hub import releases, repo_names, repos
 from llmasos_registry.server.failures import Failure, bad_request, conflict, forbidden, repo_not_found
 from llmasos_registry.server.hub.history import first_commit
 from llmasos_registry.server.hub.repository import (
@@ -171,14 +171,24 @@ def _exists(request: Request, kind: str, full_name: str) -> Response:
 
 
 def _claim_name(conn: sa.Connection, kind: str, key: str, owner: int) -> None:
-    """Names of the past stay with their owner: nobody else's files appear under them."""
+    """Names of the past stay with their owner: nobody else's files appear under them. Those of sealed releases stay for good."""
     same = (repo_names.c.kind == kind) & (repo_names.c.key == key)
-    held = conn.execute(sa.select(repo_names.c.owner_id).where(same)).scalar_one_or_none()
+    held = conn.execute(sa.select(repo_names).where(same)).one_or_none()
     if held is None:
         return
-    if held != owner:
+    if held.owner_id != owner:
         raise conflict(f"{key} was the name of somebody else's {kind} and stays reserved")
+    if held.repo_id is not None and _has_releases(conn, held.repo_id):
+        raise conflict(
+            f"{key} is the old name of {repo_by_id(conn, held.repo_id).full_name}, which has sealed releases: "
+            "the same name and version must never mean other files"
+        )
     conn.execute(repo_names.delete().where(same))
+
+
+def _has_releases(conn: sa.Connection, repo_id: int) -> bool:
+    found = conn.execute(sa.select(releases.c.version).where(releases.c.repo_id == repo_id).limit(1))
+    return found.first() is not None
 
 
 def _keep_name(conn: sa.Connection, repo: Repo, repo_id: int | None) -> None:
@@ -197,6 +207,12 @@ def delete_repo(request: Request) -> Response:
         except Moved:
             # Only the name it has now deletes a repository.
             raise repo_not_found(f"{owner}/{name}", anonymous=False) from None
+        # A new repository of this name could otherwise release other files as the same versions.
+        if _has_releases(conn, repo.id) and not (request.caller.admin and "admin" in request.caller.scopes):
+            raise forbidden(
+                f"{repo.full_name} has sealed releases, which stay: it cannot be deleted",
+                hint="yank the releases, make the repository private, or ask the operator",
+            )
         _keep_name(conn, repo, None)
         remove_document(conn, repo.kind, repo.full_name.lower())
         _note(conn, request.caller, repo, "delete", {})
