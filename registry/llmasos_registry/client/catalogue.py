@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -125,9 +126,15 @@ def _file(item: Mapping[str, Any], name: str, origin: str) -> File:
     return File(filename, address, digest, size if isinstance(size, int) else None)
 
 
+@cache
+def machine_tags() -> Mapping[Tag, int]:
+    """The tags that this interpreter takes, best first. There are a thousand, and they do not change while it runs."""
+    return {tag: place for place, tag in enumerate(sys_tags())}
+
+
 def best_wheel(files: Sequence[File], tags: Sequence[Tag] | None = None) -> File | None:
     """The wheel that suits this machine best, None when none does."""
-    order = {tag: place for place, tag in enumerate(sys_tags() if tags is None else tags)}
+    order = machine_tags() if tags is None else {tag: place for place, tag in enumerate(tags)}
     found: list[tuple[int, str, File]] = []
     for file in files:
         if not file.filename.endswith(".whl"):

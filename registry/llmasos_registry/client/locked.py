@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 from packaging.pylock import Package, PackageWheel
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.tags import sys_tags
 from packaging.utils import parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
+from llmasos_registry.client.catalogue import machine_tags
 from llmasos_registry.signatures.model_files import clean_path
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -37,7 +37,7 @@ class LockedPackage(NamedTuple):
 
     def best(self) -> LockedWheel | None:
         """The wheel that suits this machine best."""
-        order = {tag: place for place, tag in enumerate(sys_tags())}
+        order = machine_tags()
         found = [
             (min(places), wheel.filename, wheel)
             for wheel in self.wheels
