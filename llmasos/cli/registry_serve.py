@@ -103,14 +103,15 @@ def command(
     settings = load_settings({"data": data, "host": host, "port": port, "workers": workers})
     check_folder(settings.data)
     settings = settings.model_copy(update={"port": free_port(settings.host, settings.port)})
-    configure_logging(access_log=not no_access_log and state.output.mode != "quiet")
+    access_log = not no_access_log and state.output.mode != "quiet"
+    configure_logging(access_log)
     made: list[str | None] = []
 
     def ready() -> None:
         _announce(state, settings, made[0] if made else None)
 
     with hold_folder(settings.data, lambda: made.append(_first(settings))):
-        run(settings, ready)
+        run(settings, ready, access_log=access_log)
 
 
 def _first(settings: Settings) -> str | None:

@@ -126,12 +126,12 @@ def free_port(host: str, port: int) -> int:
         raise UsageError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
 
 
-def run(settings: Settings, ready: Callable[[], None]) -> None:
+def run(settings: Settings, ready: Callable[[], None], *, access_log: bool = True) -> None:
     """Serve until SIGTERM or SIGINT; requests under way may end. ``ready`` is called when connections are taken."""
     if settings.workers == 1:
         asyncio.run(_run_embedded(settings, ready))
     else:
-        _run_processes(settings, ready)
+        _run_processes(settings, ready, access_log)
 
 
 async def _run_embedded(settings: Settings, ready: Callable[[], None]) -> None:
@@ -173,7 +173,7 @@ def _wait_open(host: str, port: int) -> None:
     raise EnvironmentProblem(f"the server did not open port {port}")
 
 
-def _run_processes(settings: Settings, ready: Callable[[], None]) -> None:
+def _run_processes(settings: Settings, ready: Callable[[], None], access_log: bool) -> None:
     server = ProcessServer(
         "llmasos_registry.server.process:worker_app",
         address=settings.host,
@@ -191,12 +191,12 @@ def _run_processes(settings: Settings, ready: Callable[[], None]) -> None:
         ready()
 
     threading.Thread(target=announce, daemon=True).start()
-    server.serve(target_loader=partial(worker_app, settings, os.getpid()), wrap_loader=False)
+    server.serve(target_loader=partial(worker_app, settings, os.getpid(), access_log), wrap_loader=False)
 
 
-def worker_app(settings: Settings, parent: int) -> Application:
+def worker_app(settings: Settings, parent: int, access_log: bool) -> Application:
     """The application of one worker process, which ends when the main process is gone."""
-    configure_logging()
+    configure_logging(access_log)
 
     def watch() -> None:
         while os.getppid() == parent:

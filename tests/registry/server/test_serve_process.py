@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -104,3 +105,68 @@ def test_a_killed_server_starts_again_without_its_temporary_files(start_server: 
     server.restart()
     assert list((server.data / "tmp").iterdir()) == []
     assert part.read_bytes() == b"a part"
+
+
+def big_file(server: Any, megabytes: int) -> str:
+    """The address of a public file of a model repository."""
+    import base64
+
+    token = server.user("deb")
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    body = json.dumps({"name": "big", "type": "model"}).encode()
+    urllib.request.urlopen(
+        urllib.request.Request(f"{server.url}/api/repos/create", body, headers, method="POST")
+    ).close()
+    content = base64.b64encode(b"x" * megabytes * 1_000_000).decode()
+    lines = [
+        {"key": "header", "value": {"summary": "big", "description": ""}},
+        {"key": "file", "value": {"path": "big.txt", "content": content, "encoding": "base64"}},
+    ]
+    request = urllib.request.Request(
+        f"{server.url}/api/models/deb/big/commit/main",
+        "\n".join(json.dumps(line) for line in lines).encode(),
+        {**headers, "Content-Type": "application/x-ndjson"},
+    )
+    urllib.request.urlopen(request).close()
+    return f"{server.url}/deb/big/resolve/main/big.txt"
+
+
+def test_a_download_under_way_ends_before_the_server_does(start_server: Any) -> None:
+    server = start_server()
+    size = 9_000_000
+    address = big_file(server, 9)
+    with urllib.request.urlopen(address) as answer:
+        first = answer.read(1000)
+        server.process.send_signal(signal.SIGTERM)
+        rest = answer.read()
+    assert len(first) + len(rest) == size
+    assert server.stop() == 0
+
+
+def test_a_request_that_does_not_end_does_not_keep_the_server(start_server: Any) -> None:
+    server = start_server(stop_timeout=1, idle_timeout=600)
+    token = server.user("ann")
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(
+            f"POST /v1/tokens HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 9\r\n\r\n{{".encode()
+        )
+        assert server.stop() in (0, 1)
+
+
+def test_several_processes_serve_one_folder_and_end_together(start_server: Any) -> None:
+    server = start_server(workers=2)
+    for _ in range(20):
+        assert json.load(urllib.request.urlopen(f"{server.url}/healthz")) == {"status": "ok"}
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+    if not children.exists():
+        pytest.skip("no /proc with the children of a process")
+    workers = [int(text) for text in children.read_text().split()]
+    named = [pid for pid in workers if b"registry" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(named) >= 2
+    server.kill()
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in named):
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in named)
+    server.restart()
+    assert server.stop() == 0
