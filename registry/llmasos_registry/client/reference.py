@@ -63,7 +63,7 @@ def pulled(config: Config, store: ModelStore, reference: Reference, progress: Pr
             progress.warn(text)
         step = plan_model(model, store, source, verifier)
         if step is not None:
-            progress.phase(f"fetching {model.id}", step.size)
+            progress.phase(f"fetching {model.id} (bytes)", step.size)
             fetch([replace(step, asked=reference.asked)], store, source, verifier, progress.advance)
         store.remember(model, reference.asked)
         return store.read(model.kind, model.id, model.commit) or model

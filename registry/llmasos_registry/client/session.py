@@ -187,7 +187,7 @@ class Workplace:
             [step.name for step in plan.steps if step.action == "remove"],
         )
         if plan.models:
-            progress.phase("fetching models", sum(step.size for step in plan.models))
+            progress.phase("fetching models (bytes)", sum(step.size for step in plan.models))
             fetch(plan.models, self.store, self.source, self.verifier, progress.advance)
         if transaction is not None:
             with transaction.lock():
@@ -211,7 +211,9 @@ class Workplace:
         steps = [step for step in plan.steps if step.wheel is not None]
         if not steps:
             return []
-        progress.phase("fetching wheels", sum((step.wheel.size or 0) for step in steps if step.wheel) or None)
+        progress.phase(
+            "fetching wheels (bytes)", sum((step.wheel.size or 0) for step in steps if step.wheel) or None
+        )
         found = []
         for step in steps:
             assert step.wheel is not None

@@ -238,3 +238,57 @@ def test_signing_in(world: Any, place: Place, tmp_path: Path) -> None:
     assert (place.config / "credentials.toml").stat().st_mode & 0o777 == 0o600
     place.run("registry", "login", "--logout")
     assert world.acme_token not in (place.config / "credentials.toml").read_text()
+
+
+@pytest.mark.parametrize(("answer", "code"), [("n\n", 1), ("y\n", 0)])
+def test_on_a_terminal_one_is_asked(place: Place, answer: str, code: int) -> None:
+    import os
+    import pty
+    import subprocess
+
+    ours, theirs = pty.openpty()
+    os.write(ours, answer.encode())
+    done = subprocess.run(
+        [str(place.python), "-m", "llmasos", "install", "acme-base"],
+        env={**place.environ, "TERM": "dumb"},
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+    )
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == code, shown
+    assert "add     acme-base 1.0.0" in shown
+    assert "Do it? [y/N]" in shown
+    assert place.installed() == ({"acme-base": "1.0.0"} if code == 0 else {})
+
+
+def test_libraries_that_are_here_stay_where_they_fit(world: Any, place: Place, tmp_path: Path) -> None:
+    libs = world.user("libs")
+
+    def library(name: str, version: str) -> None:
+        upload(world.url, libs, build_wheel(tmp_path, name, version, plugin=False))
+
+    def plugin(name: str, *requires: str) -> None:
+        wheel = build_wheel(tmp_path, name, requires=requires)
+        publish(world.url, world.acme_token, wheel, world.acme_key)
+
+    library("keep-lib", "1.0")
+    plugin("acme-keeps", "keep-lib")
+    place.run("install", "--yes", "acme-keeps")
+    library("keep-lib", "2.0")
+    library("new-lib", "1.0")
+    plugin("acme-adds", "keep-lib", "new-lib")
+    place.run("install", "--yes", "acme-adds")
+    assert place.installed()["keep-lib"] == "1.0"
+    assert place.installed()["new-lib"] == "1.0"
+    plugin("acme-moves", "keep-lib>=2")
+    plan = place.run("install", "--dry-run", "acme-moves").stdout
+    assert "change  keep-lib 1.0 -> 2.0" in plan
+    plugin("acme-holds", "keep-lib<2")
+    place.run("install", "--yes", "acme-holds")
+    # Now it cannot move any more, and whoever would be broken is named.
+    refused = place.run("install", "--yes", "acme-moves", code=3)
+    assert "keep-lib" in refused.stderr
+    assert "acme-holds" in refused.stderr

@@ -85,6 +85,10 @@ def test_the_lock_is_one_that_others_read(first: Place) -> None:
     assert {"config.json", "llmasos.toml", "model.safetensors"} <= {file["path"] for file in model["files"]}
     assert "llmasos" in table["facts"]
     assert "torch" not in {str(one.name) for one in lock.packages}
+    # Without names: what is installed.
+    first.run("lock", "-o", "pylock.here.toml")
+    here = parse_lock((first.root / "pylock.here.toml").read_bytes(), "here")
+    assert (here.packages, here.models) == (parse_lock(data, "lock").packages, ())
     # Reading and writing gives the same bytes.
     assert lock_bytes(parse_lock(data, "lock")) == data
 
@@ -336,3 +340,13 @@ def test_the_token_does_not_follow_a_lock_elsewhere(tmp_path: Path, monkeypatch:
         assert connection.token == "llma_secret"
     with connect_to(config, "http://theirs.example") as connection:
         assert connection.token is None
+
+
+def test_the_lock_on_the_page_is_one() -> None:
+    import re
+
+    page = Path(__file__).parents[3] / "docs" / "reference" / "lock.md"
+    (example,) = re.findall(r"```toml\n(lock-version.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    lock = parse_lock(example.encode(), "the page")
+    assert lock.plugins[0].keyid == lock.models[0].keyid
+    assert parse_lock(lock_bytes(lock), "again") == lock
