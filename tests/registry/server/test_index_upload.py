@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -24,6 +25,8 @@ from wheelsmith import (
 from llmasos_registry.server.db.engine import utcnow
 from llmasos_registry.server.db.tables_api import audit_log, events
 from llmasos_registry.server.db.tables_index import package_files, package_releases, projects
+from llmasos_registry.signatures.keys import generate, prove, public_pem
+from llmasos_registry.signatures.wheel_statement import sign_wheel
 
 JSON = {"Accept": "application/vnd.pypi.simple.v1+json"}
 
@@ -336,6 +339,35 @@ def test_broken_forms_are_refused(app: InProcess) -> None:
     assert send(file + b"cut short") == 400
     assert send(file + b"no zip\r\n" + file + b"\r\n--xx--\r\n") == 400, "two files"
     assert send(file + b"no zip\r\n--xx--\r\n") == 400
+
+
+def test_a_signature_comes_with_the_file_or_after_it(app: InProcess, tmp_path: Path) -> None:
+    token = app.user("ann")
+    key = generate(tmp_path / "publisher.pem")
+    proof = prove(key, "ann")
+    answer = app.post(
+        "/v1/publishers/ann/keys", token, json={"pem": public_pem(key.public_key()), "proof": proof}
+    )
+    assert answer.status_code == 201, answer.text
+
+    def envelope(wheel: Path, version: str) -> str:
+        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        return json.dumps(sign_wheel(key, wheel.name, digest, "acme", version, "ann"))
+
+    def signatures(wheel: Path) -> int:
+        return len(app.get(f"/v1/plugins/acme/files/{wheel.name}/signatures").json()["signatures"])
+
+    first, second = make_wheel(tmp_path, "acme"), make_wheel(tmp_path, "acme", "2.0")
+    assert upload(app, token, first, llmasos_signature=envelope(first, "1.0")).json()["new"] is True
+    assert signatures(first) == 1
+    wrong = upload(app, token, second, llmasos_signature=envelope(first, "1.0"))
+    assert (wrong.status_code, "expected" in wrong.json()["error"]) == (422, True)
+    assert len(page(app, "acme")["files"]) == 1, "neither the file nor its signature"
+    assert upload(app, token, second).status_code == 200
+    for _ in range(2):
+        again = upload(app, token, second, llmasos_signature=envelope(second, "2.0"))
+        assert (again.status_code, again.json()["new"]) == (200, False)
+        assert signatures(second) == 1
 
 
 def test_of_many_uploads_of_one_name_one_wins(app: InProcess, tmp_path: Path) -> None:

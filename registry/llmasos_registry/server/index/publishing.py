@@ -197,6 +197,9 @@ class Publishing:
         known = _file(conn, facts.filename)
         if known is not None:
             _same_or_refused(known, facts.filename, stored.sha256)
+            # A file that was published without a signature can be given one by sending it again.
+            if self._sign(conn, caller, project, known.id, parcel, stored.sha256) is not None:
+                project_changed(conn, project.id)
             return False
         version = Version(facts.version)
         release = self._check_open(conn, project, version, parcel.kind)
@@ -225,24 +228,39 @@ class Publishing:
             projects.update().where(projects.c.id == project.id).values(bytes=projects.c.bytes + stored.size)
         )
         keyid = None
-        if parcel.signature is not None and made is not None:
+        if made is not None:
             # File and signature become visible together, or neither does.
-            keyid, envelope = check_signature(
-                conn,
-                project.owner_id,
-                project.owner,
-                parcel.signature,
-                filename=facts.filename,
-                sha256=stored.sha256,
-                project=project.key,
-                version=facts.version,
-            )
-            store_signature(conn, caller, made[0], facts.filename, keyid, envelope)
+            keyid = self._sign(conn, caller, project, made[0], parcel, stored.sha256)
         detail = {"file": facts.filename, "sha256": stored.sha256, "signed_by": keyid}
         audit(conn, caller, "plugin.publish", f"{project.key}=={facts.version}", detail)
         emit(conn, "plugin.publish", project.key, {"name": project.key, "version": facts.version, **detail})
         project_changed(conn, project.id)
         return True
+
+    def _sign(
+        self,
+        conn: sa.Connection,
+        caller: Caller,
+        project: sa.Row[Any],
+        file: int,
+        parcel: Parcel,
+        sha256: str,
+    ) -> str | None:
+        """Keep the signature that came with a file; the key, None without a new signature. Raises Failure 422."""
+        if parcel.signature is None:
+            return None
+        facts = parcel.facts
+        keyid, envelope = check_signature(
+            conn,
+            project.owner_id,
+            project.owner,
+            parcel.signature,
+            filename=facts.filename,
+            sha256=sha256,
+            project=project.key,
+            version=facts.version,
+        )
+        return keyid if store_signature(conn, caller, file, facts.filename, keyid, envelope) else None
 
     def _project(
         self, conn: sa.Connection, caller: Caller, key: str, owner: str | None, *, lock: bool = False
