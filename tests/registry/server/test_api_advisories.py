@@ -19,7 +19,7 @@ from llmasos.errors import InputError, NotFound
 from llmasos_registry.server.api.osv_versions import SemVer, is_affected
 
 
-def document(number: str = "LLMASOS-2026-0001", **changes: Any) -> dict[str, Any]:
+def document(number: str = "x_LLMASOS-2026-0001", **changes: Any) -> dict[str, Any]:
     affected = {
         "package": {"ecosystem": "PyPI", "name": "Llmasos_Acme"},
         "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "1.0"}, {"fixed": "1.2.1"}]}],
@@ -122,14 +122,14 @@ def test_order_of_semantic_versions() -> None:
 def test_queries(app: InProcess, admin: str) -> None:
     made = app.post("/v1/advisories", admin, json=document())
     assert made.status_code == 201, made.text
-    assert ids(query(app, "1.2")) == ids(query(app, name="LLMASOS.acme")) == ["LLMASOS-2026-0001"]
+    assert ids(query(app, "1.2")) == ids(query(app, name="LLMASOS.acme")) == ["x_LLMASOS-2026-0001"]
     assert query(app, "1.2.1").json() == query(app, "1.2", name="other").json() == {}
     full = query(app, "1.0").json()["vulns"][0]
-    assert full == app.get("/v1/vulns/LLMASOS-2026-0001").json() == made.json()
+    assert full == app.get("/v1/vulns/x_LLMASOS-2026-0001").json() == made.json()
     assert full["modified"].endswith("Z")
     assert full["published"] == full["modified"]
     purl = {"purl": "pkg:pypi/llmasos-acme@1.2?x=y#z"}
-    assert ids(app.post("/v1/query", json={"package": purl})) == ["LLMASOS-2026-0001"]
+    assert ids(app.post("/v1/query", json={"package": purl})) == ["x_LLMASOS-2026-0001"]
     assert (
         ids(app.post("/v1/query", json={"package": {"purl": "pkg:pypi/llmasos_acme"}, "version": "1.3"}))
         == []
@@ -150,7 +150,7 @@ def test_batches_keep_their_order(app: InProcess, admin: str) -> None:
     answer = app.post("/v1/querybatch", json={"queries": queries}).json()
     assert [[v["id"] for v in r.get("vulns", [])] for r in answer["results"]] == [
         [],
-        ["LLMASOS-2026-0001"],
+        ["x_LLMASOS-2026-0001"],
         [],
     ]
     assert set(answer["results"][1]["vulns"][0]) == {"id", "modified"}
@@ -163,14 +163,16 @@ def test_batches_keep_their_order(app: InProcess, admin: str) -> None:
 def test_pages(app: InProcess, admin: str) -> None:
     for number in range(105):
         assert (
-            app.post("/v1/advisories", admin, json=document(f"LLMASOS-2026-{number:04}")).status_code == 201
+            app.post("/v1/advisories", admin, json=document(f"x_LLMASOS-2026-{number:04}")).status_code == 201
         )
     first = query(app, "1.1").json()
     assert len(first["vulns"]) == 100
     second = query(app, "1.1", page_token=first["next_page_token"]).json()
     assert len(second["vulns"]) == 5
     assert "next_page_token" not in second
-    assert {v["id"] for v in first["vulns"] + second["vulns"]} == {f"LLMASOS-2026-{n:04}" for n in range(105)}
+    assert {v["id"] for v in first["vulns"] + second["vulns"]} == {
+        f"x_LLMASOS-2026-{n:04}" for n in range(105)
+    }
     assert query(app, page_token="***").status_code == 400
 
 
@@ -233,7 +235,7 @@ def test_documents_are_checked(app: InProcess, admin: str) -> None:
     for changes in MALFORMED:
         refused = app.post("/v1/advisories", admin, json=document(**changes))
         assert refused.status_code == 400, changes
-        assert app.get("/v1/vulns/LLMASOS-2026-0001").status_code == 404
+        assert app.get("/v1/vulns/x_LLMASOS-2026-0001").status_code == 404
 
 
 def test_replaced_and_withdrawn(app: InProcess, admin: str) -> None:
@@ -241,15 +243,15 @@ def test_replaced_and_withdrawn(app: InProcess, admin: str) -> None:
     assert app.post("/v1/advisories", admin, json=document()).status_code == 409
     changed = document()
     changed["affected"][0]["package"]["name"] = "llmasos-other"
-    path = "/v1/advisories/LLMASOS-2026-0001"
+    path = "/v1/advisories/x_LLMASOS-2026-0001"
     assert app.call("PUT", path, admin, json=changed).status_code == 200
     assert ids(query(app, "1.1")) == []
-    assert ids(query(app, "1.1", name="llmasos-other")) == ["LLMASOS-2026-0001"]
-    assert app.call("PUT", "/v1/advisories/LLMASOS-2026-0002", admin, json=changed).status_code == 400
+    assert ids(query(app, "1.1", name="llmasos-other")) == ["x_LLMASOS-2026-0001"]
+    assert app.call("PUT", "/v1/advisories/x_LLMASOS-2026-0002", admin, json=changed).status_code == 400
     gone = app.call("PUT", path, admin, json={**changed, "withdrawn": "2026-05-01T00:00:00+02:00"})
     assert gone.json()["withdrawn"] == "2026-04-30T22:00:00Z"
     assert ids(query(app, "1.1", name="llmasos-other")) == []
-    assert app.get("/v1/vulns/LLMASOS-2026-0001").status_code == 200
+    assert app.get("/v1/vulns/x_LLMASOS-2026-0001").status_code == 200
 
 
 def test_only_administrators_publish(app: InProcess) -> None:
@@ -257,7 +259,7 @@ def test_only_administrators_publish(app: InProcess) -> None:
     path = "/v1/advisories"
     assert app.post(path, ann, json=document()).status_code == 403
     assert app.post(path, json=document()).status_code == 401
-    assert app.call("PUT", f"{path}/LLMASOS-2026-0001", ann, json=document()).status_code == 403
+    assert app.call("PUT", f"{path}/x_LLMASOS-2026-0001", ann, json=document()).status_code == 403
 
 
 def test_commands_of_the_operator(app: InProcess, tmp_path: Path) -> None:
@@ -268,11 +270,11 @@ def test_commands_of_the_operator(app: InProcess, tmp_path: Path) -> None:
     data = ["--data", str(app.registry.settings.data)]
     run = CliRunner()
     added = run.invoke(command, ["add", str(file), *data], catch_exceptions=False)
-    assert added.output == "published LLMASOS-2026-0001\n"
+    assert added.output == "published x_LLMASOS-2026-0001\n"
     listed = run.invoke(command, ["list", "--json", *data], catch_exceptions=False)
-    assert [one["id"] for one in json.loads(listed.output)] == ["LLMASOS-2026-0001"]
-    assert ids(query(app, "1.1")) == ["LLMASOS-2026-0001"]
-    assert run.invoke(command, ["withdraw", str(file), *data]).output == "withdrew LLMASOS-2026-0001\n"
+    assert [one["id"] for one in json.loads(listed.output)] == ["x_LLMASOS-2026-0001"]
+    assert ids(query(app, "1.1")) == ["x_LLMASOS-2026-0001"]
+    assert run.invoke(command, ["withdraw", str(file), *data]).output == "withdrew x_LLMASOS-2026-0001\n"
     assert ids(query(app, "1.1")) == []
     assert isinstance(run.invoke(command, ["withdraw", "NO-1", *data]).exception, NotFound)
     for text in ("{", json.dumps(document(affected=[]))):
@@ -299,7 +301,7 @@ def test_uv_audit_asks_this_registry(registry: Server, tmp_path: Path) -> None:
             f"{registry.url}/legacy/", data=form, files=files, headers={"Authorization": f"Bearer {token}"}
         )
         assert sent.status_code == 200, sent.text
-    advisory = document("LLMASOS-2026-0009")
+    advisory = document("x_LLMASOS-2026-0009")
     advisory["affected"][0]["package"]["name"] = "llmasos-audited"
     assert httpx2.post(f"{registry.url}/v1/advisories", json=advisory, headers=admin).status_code == 201
     project = tmp_path / "project"
@@ -332,7 +334,7 @@ def test_uv_audit_asks_this_registry(registry: Server, tmp_path: Path) -> None:
     status, report = audit("1.0.0")
     assert status == 1
     (found,) = report["vulnerabilities"]
-    assert found["id"] == "LLMASOS-2026-0009"
+    assert found["id"] == "x_LLMASOS-2026-0009"
     assert found["dependency"] == {"name": "llmasos-audited", "version": "1.0.0"}
     assert found["fix_versions"] == ["1.2.1"]
     status, report = audit("2.0.0")

@@ -145,10 +145,10 @@ def test_real_answers_are_as_described(app: InProcess, described: dict[str, Any]
     call("GET", "/v1/search")
     call("GET", "/v1/search?limit=0")
     affected = {"package": {"ecosystem": "PyPI", "name": "llmasos-acme"}, "versions": ["1.0.0"]}
-    advisory = {"id": "LLMASOS-2026-0001", "summary": "bad", "affected": [affected]}
+    advisory = {"id": "x_LLMASOS-2026-0001", "summary": "bad", "affected": [affected]}
     call("POST", "/v1/advisories", chief, json=advisory)
-    call("PUT", "/v1/advisories/LLMASOS-2026-0001", chief, json=advisory)
-    call("GET", "/v1/vulns/LLMASOS-2026-0001")
+    call("PUT", "/v1/advisories/x_LLMASOS-2026-0001", chief, json=advisory)
+    call("GET", "/v1/vulns/x_LLMASOS-2026-0001")
     asked = {"package": {"purl": "pkg:pypi/llmasos-acme@1.0.0"}}
     assert call("POST", "/v1/query", json=asked)["vulns"]
     assert call("POST", "/v1/querybatch", json={"queries": [asked, {"commit": "abc"}]})["results"][0]["vulns"]

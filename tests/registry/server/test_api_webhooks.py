@@ -325,7 +325,7 @@ def test_only_the_owner_hears(trusted: InProcess, receiver: Receiver) -> None:
     seed_project(app, "bob", "llmasos-bob", {"1.0.0": b"x"})
     with app.db.write() as conn:
         emit(conn, "plugin.publish", "llmasos-bob", {"version": "1.0.0"})
-        emit(conn, "advisory.publish", "LLMASOS-2026-1", {})
+        emit(conn, "advisory.publish", "x_LLMASOS-2026-1", {})
     while step(app):
         pass
     with app.db.read() as conn:
@@ -338,9 +338,9 @@ def test_only_the_owner_hears(trusted: InProcess, receiver: Receiver) -> None:
     for number, subject in rows:
         heard.setdefault(number, set()).add(subject)
     assert heard == {
-        1: {"llmasos-bob", "LLMASOS-2026-1"},
-        2: {"acme/secret", "LLMASOS-2026-1"},
-        3: {"acme/secret", "ann/own", "llmasos-bob", "LLMASOS-2026-1"},
+        1: {"llmasos-bob", "x_LLMASOS-2026-1"},
+        2: {"acme/secret", "x_LLMASOS-2026-1"},
+        3: {"acme/secret", "ann/own", "llmasos-bob", "x_LLMASOS-2026-1"},
     }
 
 

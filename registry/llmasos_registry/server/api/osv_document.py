@@ -22,8 +22,8 @@ MAX_DOCUMENT = 1 << 20
 Name = Annotated[Text, Field(min_length=1, max_length=200)]
 Words = Annotated[Text, Field(max_length=100_000)]
 Version = Annotated[Text, Field(min_length=1, max_length=200)]
-#: Prefix of the database and a number: GHSA-..., PYSEC-2026-1, LLMASOS-2026-0001.
-AdvisoryId = Annotated[Text, Field(pattern=r"^[A-Za-z][A-Za-z0-9]*-[A-Za-z0-9._-]+$", max_length=80)]
+#: Prefix of the database and a number: GHSA-..., PYSEC-2026-1; ``x_`` before the prefix of a database of one's own.
+AdvisoryId = Annotated[Text, Field(pattern=r"^(x_)?[A-Za-z][A-Za-z0-9]*-[A-Za-z0-9._-]+$", max_length=80)]
 
 
 def _utc(moment: datetime) -> datetime:
