@@ -426,6 +426,13 @@ class Rows:
         (entry,) = self.api.get_dataset_leaderboard(f"{self.user}/table")
         assert (entry.rank, entry.model_id, entry.value) == (1, self.repo, 0.5)
 
+    def row_squash(self) -> None:
+        """super_squash_history: one commit, the same files"""
+        before = self.api.list_repo_files(self.repo)
+        self.api.super_squash_history(self.repo, commit_message="squashed")
+        assert [c.title for c in self.api.list_repo_commits(self.repo)] == ["squashed"]
+        assert self.api.list_repo_files(self.repo) == before
+
     def row_login(self) -> None:
         """hf auth login --token, then use without a variable"""
         environ = {k: v for k, v in os.environ.items() if k != "HF_TOKEN"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_clients import CLIENTS, DESCRIPTIONS, ROWS, SETTINGS, HubClient, run_conformance
+from hub_clients import CLIENTS, DESCRIPTIONS, ROWS, SETTINGS, HubClient, client_python, run_conformance
 
 #: In every run: the newest with Xet, and the oldest. The others take a minute more.
 ALWAYS = (CLIENTS[0], CLIENTS[4])
@@ -44,7 +44,8 @@ def results(
 
     def find(client: HubClient) -> Mapping[str, Mapping[str, Any]]:
         if client not in known:
-            known[client] = run_conformance(server, client, tmp_path_factory.mktemp("client"), kept_folder)
+            python = client_python(client.version, kept_folder)
+            known[client] = run_conformance(server, client, tmp_path_factory.mktemp("client"), python)
         return known[client]
 
     return find
