@@ -150,8 +150,10 @@ def _ranked(conn: sa.Connection, seen: sa.ColumnElement[bool], text: str, wanted
                     place = 0
                 elif row.key.startswith(joined) or short.startswith(joined):
                     place = 1
+                elif all(word in row.key for word in wanted):  # seldom; what follows is slow
+                    place = 2 if _holds(" ".join(words(row.key)), wanted) else tier
                 else:
-                    place = 2 if _holds(list(words(row.key)), wanted) else tier
+                    place = tier
                 best[row.id] = (place, -row.downloads, row.key)
 
     columns = sa.select(documents.c.id, documents.c.key, documents.c.downloads)
@@ -162,14 +164,16 @@ def _ranked(conn: sa.Connection, seen: sa.ColumnElement[bool], text: str, wanted
     if len(best) >= CANDIDATES:
         popular = columns.add_columns(documents.c.heads).where(seen)
         rows = conn.execute(popular.order_by(documents.c.downloads.desc()).limit(CANDIDATES))
-        note((row for row in rows if _holds(row.heads.split(" "), wanted)), 3)
+        note((row for row in rows if _holds(row.heads, wanted)), 3)
     else:
         note(conn.execute(_matching(conn, columns, "documents_texts", wanted, seen)), 4)
     return sorted(best, key=best.__getitem__)
 
 
-def _holds(heads: list[str], wanted: list[str]) -> bool:
-    return all(any(head.startswith(word) for head in heads) for word in wanted)
+def _holds(heads: str, wanted: list[str]) -> bool:
+    """Whether every word is the beginning of one of ``heads``, which are separated by spaces."""
+    padded = f" {heads}"
+    return all(f" {word}" in padded for word in wanted)
 
 
 def _matching(
@@ -182,10 +186,7 @@ def _matching(
     """Documents whose heads hold words that begin with every word; or that hold every word itself anywhere."""
     heads = index == "documents_heads"
     if conn.dialect.name == "postgresql":
-        text: sa.ColumnElement[str] = documents.c.heads
-        if not heads:
-            text = text + sa.literal_column("' '") + documents.c.body
-        vector = sa.func.to_tsvector(sa.literal_column("'simple'"), text)
+        vector: sa.ColumnElement[Any] = sa.literal_column(f"documents.{index}")
         asked = sa.func.to_tsquery("simple", " & ".join(f"{word}:*" if heads else word for word in wanted))
         return columns.where(seen, vector.op("@@")(asked)).limit(CANDIDATES)
     # Words hold letters and digits only: nothing in them means anything to FTS5.

@@ -24,12 +24,16 @@ _REMOVED = f"CREATE TRIGGER documents_removed AFTER DELETE ON documents BEGIN {_
 # Dates and numbers of downloads change often, words seldom.
 _CHANGED = f"""CREATE TRIGGER documents_changed AFTER UPDATE OF heads, body ON documents
     WHEN old.heads <> new.heads OR old.body <> new.body BEGIN {_UNLIST} {_LIST} END"""
+_COLUMN = "ALTER TABLE documents ADD COLUMN"
 
 #: Dialect -> statements that make the indexes, after the table was made.
 CREATE: dict[str, tuple[str, ...]] = {
     "sqlite": (_HEADS, _TEXTS, _ADDED, _REMOVED, _CHANGED),
+    # Columns, not indexes over expressions: a plan that reads rows would split their texts again, 0.2 ms each.
     "postgresql": (
-        "CREATE INDEX ix_documents_heads ON documents USING gin (to_tsvector('simple', heads))",
-        "CREATE INDEX ix_documents_texts ON documents USING gin (to_tsvector('simple', heads || ' ' || body))",
+        f"{_COLUMN} documents_heads tsvector GENERATED ALWAYS AS (to_tsvector('simple', heads)) STORED",
+        f"{_COLUMN} documents_texts tsvector GENERATED ALWAYS AS (to_tsvector('simple', heads || ' ' || body)) STORED",
+        "CREATE INDEX ix_documents_heads ON documents USING gin (documents_heads)",
+        "CREATE INDEX ix_documents_texts ON documents USING gin (documents_texts)",
     ),
 }

@@ -614,7 +614,9 @@ FULL_TEXT = {
         "CREATE TRIGGER documents_changed AFTER UPDATE OF heads, body ON documents\n    WHEN old.heads <> new.heads OR old.body <> new.body BEGIN \n    INSERT INTO documents_heads (documents_heads, rowid, heads) VALUES ('delete', old.id, old.heads);\n    INSERT INTO documents_texts (documents_texts, rowid, heads, body) VALUES ('delete', old.id, old.heads, old.body);\n \n    INSERT INTO documents_heads (rowid, heads) VALUES (new.id, new.heads);\n    INSERT INTO documents_texts (rowid, heads, body) VALUES (new.id, new.heads, new.body);\n END",
     ),
     "postgresql": (
-        "CREATE INDEX ix_documents_heads ON documents USING gin (to_tsvector('simple', heads))",
-        "CREATE INDEX ix_documents_texts ON documents USING gin (to_tsvector('simple', heads || ' ' || body))",
+        "ALTER TABLE documents ADD COLUMN documents_heads tsvector GENERATED ALWAYS AS (to_tsvector('simple', heads)) STORED",
+        "ALTER TABLE documents ADD COLUMN documents_texts tsvector GENERATED ALWAYS AS (to_tsvector('simple', heads || ' ' || body)) STORED",
+        "CREATE INDEX ix_documents_heads ON documents USING gin (documents_heads)",
+        "CREATE INDEX ix_documents_texts ON documents USING gin (documents_texts)",
     ),
 }
