@@ -17,7 +17,7 @@ VERSIONS, NEIGHBOURS = 20, 50
 
 def page_lines(work: Path, sizes: Sizes) -> Iterator[Line]:
     """Simple pages. All servers hold the same projects and run at the same time; each is asked alone, in turns."""
-    binaries = install_peers(work.parent)
+    binaries = install_peers(sizes.keep)
     wheels = [("bench-page", f"1.{i}.0", wheel("bench-page", f"1.{i}.0")) for i in range(VERSIONS)]
     wheels += [(f"bench-other-{i}", "1.0", wheel(f"bench-other-{i}", "1.0")) for i in range(NEIGHBOURS)]
     ours = Ours(work / "ours")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class Sizes:
     seconds: float
     rounds: int
     samples: int
+    #: What takes long to make is kept here: the peers, the full registry.
+    keep: Path
 
 
 def say(text: str) -> None:

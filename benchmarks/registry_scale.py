@@ -7,8 +7,10 @@ projects a transaction; only the archives are not there: projects share a few fi
 from __future__ import annotations
 
 import random
+import shutil
 import statistics
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,7 +28,7 @@ from llmasos_registry.server.db.tables_index import package_files, package_impor
 from llmasos_registry.server.db.tables_index import projects as project_table
 from llmasos_registry.server.index.changes import project_changed
 from llmasos_registry.server.index.projects import create_project
-from llmasos_registry.server.serve import open_registry
+from llmasos_registry.server.serve import first_admin, open_registry
 from llmasos_registry.server.settings import Settings
 from llmasos_registry.server.store.blobs import Stored, record_blob
 
@@ -35,22 +37,31 @@ TOGETHER, OWNED = 200, 100
 #: Different words in all summaries; how frequent they are follows Zipf's law.
 WORDS = 20_000
 PAGE = "bench-scale"
+#: The file that says that a full registry is complete.
+FILLED = "filled"
 
 
 def scale_lines(work: Path, sizes: Sizes) -> Iterator[Line]:
     """Both registries run at the same time and are asked in turns."""
-    empty, full = Ours(work / "empty"), Ours(work / "full")
-    with full.running():
-        pass  # makes the administrator
-    fill(full.data, sizes.projects, sizes.versions)
+    empty = Ours(work / "empty")
+    full = Ours(sizes.keep / f"full-{sizes.projects}x{sizes.versions}")
+    if not (full.data / FILLED).exists():
+        shutil.rmtree(full.data, ignore_errors=True)
+        fill(full.data, sizes.projects, sizes.versions)
+        (full.data / FILLED).touch()
+    run = uuid.uuid4().hex[:8]  # a registry that was kept has what an earlier run published
+    page = f"{PAGE}-{run}"
     with empty.running(), full.running(), ExitStack() as stack:
         uploaders = {server: Uploader(*server.upload) for server in (empty, full)}
         for uploader in uploaders.values():
             stack.callback(uploader.close)
             for version in range(sizes.versions):
-                uploader.publish(PAGE, f"1.{version}.0", wheel(PAGE, f"1.{version}.0"))
+                uploader.publish(page, f"1.{version}.0", wheel(page, f"1.{version}.0"))
         size = f"{sizes.projects:,} x {sizes.versions}"
-        for what, name in (("a new project", "new-{}"), ("a new version", "bench-next")):
+        for what, name in (
+            ("a new project", f"new-{run}-{{}}"),
+            ("a new version", f"next-{run}"),
+        ):
             say(f"scale: publishing {what}")
             taken: dict[Ours, list[float]] = {empty: [], full: []}
             for turn in range(sizes.samples):
@@ -64,11 +75,11 @@ def scale_lines(work: Path, sizes: Sizes) -> Iterator[Line]:
                     pick(taken[empty]),
                     "ms",
                 )
-        urls = {"simple page": f"/simple/{PAGE}/"}
+        urls = {"simple page": f"/simple/{page}/"}
         urls |= {
             f"search for {what}": f"/v1/search?q={query}"
             for what, query in (
-                ("a name", PAGE),
+                ("a name", page),
                 ("a beginning", "bench-sc"),
                 ("a rare word", _word(WORDS - 7)),
                 ("a word of one project in 40", _word(20)),
@@ -102,6 +113,7 @@ def scale_lines(work: Path, sizes: Sizes) -> Iterator[Line]:
 def fill(data: Path, projects: int, versions: int) -> None:
     """Projects ``filler-N`` with versions and one wheel each, in a data folder that no server uses."""
     registry = open_registry(Settings(data=data))
+    first_admin(registry)
     rng = random.Random(1)
     weights = [1 / rank for rank in range(1, WORDS + 1)]
     operator = Caller(name="operator:benchmark", address="local")
@@ -143,7 +155,11 @@ def _project(
     conn.execute(
         project_table.update()
         .where(project_table.c.id == project.id)
-        .values(summary=f"A plugin of the benchmark: {summary}", plugin_id=name)
+        .values(
+            summary=f"A plugin of the benchmark: {summary}",
+            plugin_id=name,
+            bytes=sum(content.size for content, _ in blobs),
+        )
     )
     conn.execute(package_imports.insert().values(name=name.replace("-", "_"), project_id=project.id))
     releases = conn.execute(

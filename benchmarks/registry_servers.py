@@ -109,7 +109,7 @@ class Ours:
 
     @contextmanager
     def running(self) -> Iterator[Ours]:
-        """Serve; the administrator's token is remembered from the first start."""
+        """Serve, with a token of the administrator."""
         command = [sys.executable, "-m", "llmasos", "registry", "serve", "--json", "--no-access-log"]
         command += ["--data", str(self.data), "--port", str(self.port)]
         limit = str(10**9)
@@ -119,18 +119,28 @@ class Ours:
         with process(command, f"{self.url}/healthz", log, env) as child:
             self.pid = child.pid
             if not self.token:
-                self.token = self._first_token(log)
+                self.token = self._new_token()
             yield self
 
-    def _first_token(self, log: Path) -> str:
-        end = time.monotonic() + 20
-        while time.monotonic() < end:
-            text = log.read_text(encoding="utf-8", errors="replace")
-            found = [part for part in text.replace('"', " ").split() if part.startswith("llma_")]
-            if found:
-                return found[0]
-            time.sleep(0.05)
-        raise Absent(f"the registry printed no token: {log.read_text(errors='replace')[-500:]}")
+    def _new_token(self) -> str:
+        command = [
+            sys.executable,
+            "-m",
+            "llmasos",
+            "registry",
+            "token",
+            "new",
+            "admin",
+            "--scope",
+            "admin",
+            "--json",
+        ]
+        done = subprocess.run(
+            [*command, "--data", str(self.data)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise Absent(f"no token for the registry: {done.stderr}")
+        return str(json.loads(done.stdout)["token"])
 
     @property
     def bearer(self) -> dict[str, str]:

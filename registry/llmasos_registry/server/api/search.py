@@ -158,15 +158,15 @@ def _ranked(conn: sa.Connection, seen: sa.ColumnElement[bool], text: str, wanted
 
     columns = sa.select(documents.c.id, documents.c.key, documents.c.downloads)
     beginning = documents.c.key.between(joined, joined + "\U0010ffff")
-    note(conn.execute(columns.where(seen, documents.c.key.in_(spellings))), 0)
-    note(conn.execute(columns.where(seen, beginning).limit(CANDIDATES)), 1)
-    note(conn.execute(_matching(conn, columns, "documents_heads", wanted, seen)), 3)
+    note(conn.execute(columns.where(seen, documents.c.key.in_(spellings))).all(), 0)
+    note(conn.execute(columns.where(seen, beginning).limit(CANDIDATES)).all(), 1)
+    note(conn.execute(_matching(conn, columns, "documents_heads", wanted, seen)).all(), 3)
     if len(best) >= CANDIDATES:
         popular = columns.add_columns(documents.c.heads).where(seen)
-        rows = conn.execute(popular.order_by(documents.c.downloads.desc()).limit(CANDIDATES))
+        rows = conn.execute(popular.order_by(documents.c.downloads.desc()).limit(CANDIDATES)).all()
         note((row for row in rows if _holds(row.heads, wanted)), 3)
     else:
-        note(conn.execute(_matching(conn, columns, "documents_texts", wanted, seen)), 4)
+        note(conn.execute(_matching(conn, columns, "documents_texts", wanted, seen)).all(), 4)
     return sorted(best, key=best.__getitem__)
 
 
