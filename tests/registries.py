@@ -260,13 +260,26 @@ def database(request: pytest.FixtureRequest) -> Iterator[str | None]:
     server.drop(url)
 
 
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database of a new registry; copying it is faster than making its tables again."""
+    folder = tmp_path_factory.mktemp("template")
+    open_registry(Settings(data=folder)).db.close()
+    return Database.file_of(folder)
+
+
 @pytest.fixture
-def make_app(tmp_path: Path, database: str | None) -> Iterator[Callable[..., InProcess]]:
+def make_app(
+    tmp_path: Path, database: str | None, sqlite_template: Path
+) -> Iterator[Callable[..., InProcess]]:
     """`make_app(**settings) -> InProcess` on fresh files. Those of one test share its PostgreSQL database."""
     made: list[InProcess] = []
 
     def make(**settings: Any) -> InProcess:
         folder = tmp_path / f"registry-{len(made)}"
+        if not {"data", "database"} & settings.keys() and database is None:
+            folder.mkdir()
+            shutil.copyfile(sqlite_template, Database.file_of(folder))
         made.append(InProcess(Settings(**{"data": folder, "database": database, **settings})))
         return made[-1]
 

@@ -15,6 +15,7 @@ from registries import (
     postgres,
     registry,
     s3_server,
+    sqlite_template,
     start_server,
 )
 
@@ -29,5 +30,6 @@ __all__ = [
     "published",
     "registry",
     "s3_server",
+    "sqlite_template",
     "start_server",
 ]

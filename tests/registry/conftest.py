@@ -15,6 +15,7 @@ from registries import (
     postgres,
     registry,
     s3_server,
+    sqlite_template,
     start_server,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "postgres",
     "registry",
     "s3_server",
+    "sqlite_template",
     "start_server",
 ]
