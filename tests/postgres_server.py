@@ -79,7 +79,10 @@ class Postgres:
         self._made += 1
         name = f"test{self._made}"
         with self._control.connect() as conn:
-            conn.execute(sa.text(f'CREATE DATABASE "{name}" TEMPLATE "{TEMPLATE}"'))
+            # Without fsync a copy of files is three times faster than a copy through the log (PostgreSQL 15 has both).
+            version = conn.dialect.server_version_info or (0,)
+            how = "STRATEGY FILE_COPY" if version >= (15,) else ""
+            conn.execute(sa.text(f'CREATE DATABASE "{name}" TEMPLATE "{TEMPLATE}" {how}'))
         return self.url(name)
 
     def drop(self, url: str) -> None:
