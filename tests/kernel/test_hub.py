@@ -350,3 +350,13 @@ def test_a_damaged_list_of_disabled_plugins_is_an_error_not_a_guess(world: World
         (world.config / "plugins.json").write_text(content)
         with pytest.raises(ConfigError, match=r"plugins\.json"):
             world.hub()
+
+
+def test_a_resolver_behind_the_one_that_answers_is_not_loaded(world: World) -> None:
+    world.add("acme-a", hooks=resolver("a"))
+    world.add("acme-b", hooks=resolver("b"))
+    hub = world.hub()
+    assert hub.locate_model("a:model").source == "a"
+    assert [plugin.id for plugin in hub.plugins_used()] == ["acme-a"]
+    assert hub.locate_model("b:model").source == "b"
+    assert [plugin.id for plugin in hub.plugins_used()] == ["acme-a", "acme-b"]

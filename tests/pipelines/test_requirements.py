@@ -166,7 +166,7 @@ def test_nothing_reaches_a_model_past_the_choke_point() -> None:
     assert callers == ["llmasos/pipelines/requirements.py"]
     # And the kernel calls the hook of that name nowhere else.
     source = inspect.getsource(KernelHub)
-    assert source.count('"resolve_model", self._implementing') == 1
+    assert source.count('first("resolve_model"') == 1
 
 
 # ---- what counts as there ----
