@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import hub_uploads
 import pytest
 import sqlalchemy as sa
 from stored_world import commit, make_repo, read_all
@@ -229,3 +230,18 @@ def test_a_collection_waits_for_backups(tmp_path: Path) -> None:
     with maintenance(tmp_path, alone=True):
         refused(alone=False)
         refused(alone=True)
+
+
+def test_a_file_that_need_not_be_sent_again_stays_until_its_commit(app: Any) -> None:
+    """Between the answer of an LFS batch that leaves a file out and the commit that names it, a collection may run."""
+    token = app.user("ann")
+    hub_uploads.make_repo(app, token, "ann/m")
+    data = os.urandom(2000)
+    hub_uploads.send(app, token, "ann/m", data)
+    age(app)
+    answer = hub_uploads.batch(app, token, "ann/m", data).json()["objects"][0]
+    assert "actions" not in answer and "error" not in answer
+    run(app)
+    done = hub_uploads.commit(app, token, "ann/m", hub_uploads.header(), hub_uploads.large("w.bin", data))
+    assert done.status_code == 200, done.text
+    assert app.get("/ann/m/resolve/main/w.bin", token).content == data

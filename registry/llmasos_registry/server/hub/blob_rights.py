@@ -34,13 +34,17 @@ def grant(conn: sa.Connection, repo: int, digests: Iterable[str], *, committed: 
         repo_blobs,
         [{"repo_id": repo, "sha256": digest, "committed": committed, "created_at": now} for digest in wanted],
     )
-    if committed:
-        for start in range(0, len(wanted), BATCH):
+    for start in range(0, len(wanted), BATCH):
+        batch = wanted[start : start + BATCH]
+        if committed:
             conn.execute(
                 repo_blobs.update()
-                .where(repo_blobs.c.repo_id == repo, repo_blobs.c.sha256.in_(wanted[start : start + BATCH]))
+                .where(repo_blobs.c.repo_id == repo, repo_blobs.c.sha256.in_(batch))
                 .values(committed=True)
             )
+        else:
+            # Whoever is told that these need not be sent is about to commit them: a collection must leave them alone.
+            conn.execute(blobs.update().where(blobs.c.sha256.in_(batch)).values(touched_at=now))
 
 
 def held(
