@@ -220,10 +220,9 @@ def refusal(failure: Failure) -> Response:
     headers = dict(failure.headers)
     if failure.code:
         headers["X-Error-Code"] = failure.code
-    # Header values are one line of latin-1.
-    headers["X-Error-Message"] = (
-        " ".join(failure.message.split()).encode("latin-1", "replace").decode("latin-1")
-    )
+    # Header values are one line of latin-1, without control characters.
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(failure.message.split()))
+    headers["X-Error-Message"] = line.encode("latin-1", "replace").decode("latin-1")
     body = {"error": failure.message}
     if failure.hint:
         body["hint"] = failure.hint

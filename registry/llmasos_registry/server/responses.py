@@ -14,7 +14,8 @@ from starlette.types import Receive, Scope, Send
 from llmasos_registry.server.context import Request
 from llmasos_registry.server.store.blobs import BlobMissing
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+#: No file has a size of more digits; longer numbers are no ranges.
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 #: The ASGI extension through which a server takes a path and sends the file itself.
 PATHSEND = "http.response.pathsend"
 

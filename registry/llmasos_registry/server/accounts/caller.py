@@ -45,6 +45,11 @@ class Caller:
         """Whether the token's own restriction lets it touch a project (``org/name``, or a package's name)."""
         return self.projects is None or any(fnmatchcase(project.lower(), p.lower()) for p in self.projects)
 
+    def owns(self, account: str, scope: str = "publish") -> bool:
+        """Whether it speaks for an account itself: an owner, whose token is not restricted to projects. A pattern of
+        projects may match the account's name, and means projects all the same."""
+        return self.projects is None and scope in self.scopes and self.role_in(account) == "owner"
+
     def may_read(self, owner: str, project: str, *, private: bool) -> bool:
         """Whether an object may be seen at all."""
         if not private:

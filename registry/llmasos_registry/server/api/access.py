@@ -93,6 +93,6 @@ def account_to_change(conn: sa.Connection, caller: Caller, name: str) -> sa.Row[
     A token that is restricted to some projects does not speak for the account.
     """
     row = find_account(conn, name)
-    if not caller.may_write(row.name, row.name, "publish", "owner"):
+    if not caller.owns(row.name):
         raise forbidden(f"Only owners of `{row.name}`, with an unrestricted token, may do this")
     return row

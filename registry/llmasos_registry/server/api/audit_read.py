@@ -40,7 +40,7 @@ def read_audit(request: Request) -> Response:
         with request.registry.db.read() as conn:
             owner = find_account(conn, account)
         account = owner.name
-    if not _is_admin(caller) and (caller.role_in(account) != "owner" or not caller.covers(account)):
+    if not _is_admin(caller) and not caller.owns(account, "read"):
         raise forbidden(f"Only owners of `{account}`, with an unrestricted token, may read what concerns it")
     if account:
         wanted = _about(owner.id, account)

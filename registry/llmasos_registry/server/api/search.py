@@ -219,9 +219,12 @@ def _read_cursor(kind: str, cursor: str) -> tuple[str, int]:
 
 def _moment(text: str) -> Any:
     try:
-        return sa.literal(datetime.fromisoformat(text), documents.c.updated_at.type)
+        moment = datetime.fromisoformat(text)
     except ValueError:
-        raise bad_request("the cursor is none of this search") from None
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise bad_request("the cursor is none of this search")
+    return sa.literal(moment, documents.c.updated_at.type)
 
 
 OPERATIONS = (Operation("GET", "/v1/search", search, "public", {200: SearchResults}, query=SearchQuery),)

@@ -157,7 +157,7 @@ def _own(conn: sa.Connection, request: Request) -> sa.Row[Any]:
     row = None
     if text.isascii() and text.isdecimal() and len(text) <= 18:
         row = conn.execute(_hooks().where(webhooks.c.id == int(text))).one_or_none()
-    if row is None or not request.caller.may_write(row.account, row.account, "publish", "owner"):
+    if row is None or not request.caller.owns(row.account):
         raise not_found(f"There is no webhook {text[:20]}")
     return row
 

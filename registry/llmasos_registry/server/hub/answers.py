@@ -115,4 +115,4 @@ def flag(request: Request, name: str) -> bool:
 def page_limit(request: Request, default: int, most: int) -> int:
     """``limit`` as sent, between 1 and ``most``."""
     text = request.query_params.get("limit", "")
-    return min(max(int(text), 1), most) if text.isascii() and text.isdigit() else default
+    return min(max(int(text[:18]), 1), most) if text.isascii() and text.isdigit() else default

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmasos_registry.server.failures import bad_request
-from llmasos_registry.server.hub.yaml_text import YamlRefused, load_yaml
+from llmasos_registry.server.hub.yaml_text import YamlRefused, load_yaml, plain_values
 
 CARD = "README.md"
 MANIFEST = "llmasos.toml"
@@ -100,8 +100,8 @@ def _text(path: str, data: bytes) -> str:
 
 def _manifest(text: str) -> Mapping[str, Any]:
     try:
-        value = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        value: Mapping[str, Any] = plain_values(tomllib.loads(text))
+    except (ValueError, RecursionError, YamlRefused) as error:
         raise bad_request(f"{MANIFEST}: {error}") from None
     return value
 

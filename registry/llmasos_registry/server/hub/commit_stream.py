@@ -188,10 +188,15 @@ class CommitReader:
         summary, description = body.get("summary", ""), body.get("description") or ""
         if not isinstance(summary, str) or not isinstance(description, str):
             raise self._refused("has a summary or description that is not text")
+        if any("\ud800" <= c <= "\udfff" for c in summary + description):
+            raise self._refused("has halves of surrogate pairs, which are no characters")
         self.header = Header(summary, description, parent or None)
 
     def _take_file(self, body: dict[str, Any], streamed: _Content | None) -> None:
         path = self._path(body)
+        if streamed is not None and streamed.writer.size <= _MAX_POINTER:
+            # It was not the content that made the line long, and what may be a pointer is read as one below.
+            raise self._refused(f"is longer than {MAX_LINE} bytes")
         if streamed is not None:
             if body.get("encoding") != "base64":
                 raise self._refused("has a content that is not in base64")

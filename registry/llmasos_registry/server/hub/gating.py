@@ -70,7 +70,7 @@ def list_requests(request: Request) -> Response:
         raise bad_request(f"the status is one of {', '.join(STATUSES)}")
     limit = page_limit(request, PAGE, PAGE)
     after = request.query_params.get("cursor", "0")
-    if not after.isdecimal():
+    if not after.isdecimal() or len(after) > 18:
         raise bad_request("this is not a cursor of this list")
     with request.registry.db.read() as conn:
         repo = requested_repo(conn, request, "write")

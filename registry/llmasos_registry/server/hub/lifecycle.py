@@ -88,10 +88,15 @@ def _owner(conn: sa.Connection, name: str) -> sa.Row[Any]:
 
 def _may_make(caller: Caller, owner: str, name: str) -> None:
     if not caller.may_write(owner, f"{owner}/{name}"):
-        raise forbidden(
-            f"You don't have the rights to create a repository in {owner}",
-            hint="the token needs the scope `write` for it, and the account a role in that organisation",
-        )
+        raise _may_not_make(owner)
+
+
+def _may_not_make(owner: str) -> Failure:
+    """The same to the letter whether a private repository of that name is there or not."""
+    return forbidden(
+        f"You don't have the rights to create a repository in {owner}",
+        hint="the token needs the scope `write` for it, and the account a role in that organisation",
+    )
 
 
 def create_repo(request: Request) -> Response:
@@ -118,7 +123,7 @@ def _create(request: Request, kind: str, owner_name: str, name: str, *, private:
         if known is not None:
             full = f"{known.owner}/{known.name}"
             if not caller.may_read(known.owner, full, private=repo_by_id(conn, known.id).private):
-                raise forbidden(f"You don't have the rights to create a repository in {owner.name}")
+                raise _may_not_make(owner.name)
             return _exists(request, kind, full)
         _may_make(caller, owner.name, name)
         check_repo_name(owner.name, name)

@@ -145,14 +145,16 @@ def _cursor(repo: Repo, sort: str) -> str:
 def _read_cursor(text: str, sort: str) -> tuple[Any, int]:
     try:
         value, number = json.loads(base64.urlsafe_b64decode(text))
-        if not isinstance(number, int):
+        if type(number) is not int or abs(number) >= 1 << 63:
             raise ValueError
         if sort in ("lastModified", "createdAt"):
             moment = datetime.fromisoformat(value)
             if moment.tzinfo is None:
                 raise ValueError
             return moment, number
-        return int(value), number
+        if type(value) is not int or abs(value) >= 1 << 63:
+            raise ValueError
+        return value, number
     except (ValueError, TypeError, binascii.Error, RecursionError):
         raise bad_request("this is not a cursor of this list") from None
 

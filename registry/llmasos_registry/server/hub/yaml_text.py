@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from datetime import date, datetime
+import re
+from datetime import date, datetime, time
 from typing import Any
 
 import yaml
@@ -13,20 +14,17 @@ MAX_TEXT = 1 << 18
 MAX_DEPTH = 32
 #: Values in one text.
 MAX_VALUES = 20_000
+#: Characters of one number.
+MAX_DIGITS = 200
+_NUMBER = re.compile(rf"[-+]?[0-9][0-9a-fA-Fx_:.]{{{MAX_DIGITS},}}")
 
 
 class YamlRefused(Exception):
     """The text is no YAML, or more than is taken. The message names the line where it can."""
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader, pure Python for its line numbers, that refuses aliases: ten lines of them make gigabytes of JSON."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            line = self.get_mark().line + 1
-            raise YamlRefused(f"line {line}: aliases (`*name`) are not taken")
-        return super().compose_node(parent, index)
+#: libyaml where it is: Python alone takes ten seconds for what strangers may send, libyaml half of one.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def load_yaml(text: str) -> Any:
@@ -34,7 +32,8 @@ def load_yaml(text: str) -> Any:
     if len(text) > MAX_TEXT:
         raise YamlRefused(f"it is longer than {MAX_TEXT} characters")
     try:
-        value = yaml.load(text, Loader=_Loader)
+        _check_events(text)
+        value = yaml.load(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
@@ -46,7 +45,34 @@ def load_yaml(text: str) -> Any:
     except (ValueError, OverflowError, TypeError) as error:
         # Dates such as 2024-13-45 and keys that cannot be keys.
         raise YamlRefused(f"a value is out of range: {error}") from None
+    return plain_values(value)
+
+
+def _line(event: yaml.Event) -> str:
+    return "" if event.start_mark is None else f"line {event.start_mark.line + 1}: "
+
+
+def plain_values(value: Any) -> Any:
+    """What a parser of YAML or TOML made, as JSON values. Raises YamlRefused."""
     return _plain(value, 0, [MAX_VALUES])
+
+
+def _check_events(text: str) -> None:
+    """Refuse what would cost much before anything is built of it: ten lines of aliases make gigabytes of JSON."""
+    depth = count = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        count += isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            raise YamlRefused(f"{_line(event)}aliases (`*name`) are not taken")
+        if depth > MAX_DEPTH:
+            raise YamlRefused(f"it is nested more than {MAX_DEPTH} deep")
+        # Keys and values.
+        if count > 2 * MAX_VALUES:
+            raise YamlRefused(f"it has more than {MAX_VALUES} values")
+        # `1:1:1:...` is a number to base 60, and takes quadratic time.
+        if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and _NUMBER.match(event.value):
+            raise YamlRefused(f"{_line(event)}a number of more than {MAX_DIGITS} characters")
 
 
 def _plain(value: Any, depth: int, left: list[int]) -> Any:
@@ -56,7 +82,7 @@ def _plain(value: Any, depth: int, left: list[int]) -> Any:
     if depth > MAX_DEPTH:
         raise YamlRefused(f"it is nested more than {MAX_DEPTH} deep")
     if isinstance(value, dict):
-        return {str(key): _plain(item, depth + 1, left) for key, item in value.items()}
+        return {_text(str(key)): _plain(item, depth + 1, left) for key, item in value.items()}
     if isinstance(value, list | tuple | set):
         return [_plain(item, depth + 1, left) for item in value]
     if isinstance(value, float):
@@ -64,8 +90,14 @@ def _plain(value: Any, depth: int, left: list[int]) -> Any:
     if isinstance(value, bool | int) or value is None:
         return value if not isinstance(value, int) or abs(value) < 1 << 63 else str(value)
     if isinstance(value, str):
-        # PostgreSQL's JSON cannot hold it.
-        return value.replace("\0", "")
-    if isinstance(value, date | datetime):
+        return _text(value)
+    if isinstance(value, date | datetime | time):
         return value.isoformat()
     raise YamlRefused(f"a value of type {type(value).__name__} is not taken")
+
+
+def _text(text: str) -> str:
+    """The text as it can be stored and sent: PostgreSQL's JSON has no NUL, and UTF-8 no half of a surrogate pair."""
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise YamlRefused("it has halves of surrogate pairs, which are no characters")
+    return text.replace("\0", "")

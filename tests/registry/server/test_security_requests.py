@@ -1,0 +1,132 @@
+"""Requests of attackers: what breaks pages for others, what tells of private things, what a restricted token must not do."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from hub_uploads import NDJSON, commit, file, header, large, line, make_repo, send, sha256
+
+from llmasos_registry.server.hub.card import check_card
+from llmasos_registry.server.store.git import lfs_pointer
+
+WEIGHTS = bytes(range(256)) * 40
+
+
+@pytest.fixture
+def ann(app: Any) -> str:
+    token: str = app.user("ann")
+    make_repo(app, token, "ann/m")
+    return token
+
+
+HOSTILE_FILES = {
+    "README.md": b'---\nfoo: "\\ud800"\n---\ntext',
+    ".eval_results/a.yaml": b'- dataset: {id: ann/d}\n  value: 1\n  notes: "\\udfff"\n',
+    "llmasos.toml": b"x = " + b"[" * 40 + b"]" * 40,
+}
+
+
+def test_no_file_makes_an_answer_for_others_fail(app: Any, ann: str) -> None:
+    for path, data in HOSTILE_FILES.items():
+        assert commit(app, ann, "ann/m", file(path, data)).status_code == 400, path
+    assert app.get("/api/models?full=true").status_code == 200
+
+
+def test_every_value_of_toml_can_be_kept(app: Any, ann: str) -> None:
+    for text in (b"x = 2020-01-01\ny = 12:00:00\n", b"x = nan\ny = [inf]\n"):
+        assert commit(app, ann, "ann/m", file("llmasos.toml", text)).status_code == 200
+
+
+COSTLY = {
+    "hex": "a: 0x" + "f" * 5000,
+    "base 60": "a: " + "1:" * 60_000 + "1",
+    "pairs": "a: b\n" * 50_000,
+    "items": "[" + "a," * 100_000 + "]",
+    "nested": "[" * 900,
+    "aliases": "a: &x 1\nb: *x\n",
+}
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_costly_yaml_is_refused_before_it_is_built(name: str) -> None:
+    errors, value = check_card(f"---\n{COSTLY[name]}\n---\n")
+    assert (len(errors), value) == (1, {})
+
+
+def _cursor(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+NONSENSE: dict[str, tuple[int, dict[str, Any]]] = {
+    "/ann/m/resolve/main/a": (200, {"Range": f"bytes={'9' * 5000}-"}),
+    "/api/models": (401, {"Authorization": b"Basic \xe9"}),
+    f"/api/models?limit={'9' * 5000}": (200, {}),
+    "/api/models?cursor=" + _cursor('["2020-01-01T00:00:00+00:00", 99999999999999999999]'): (400, {}),
+    "/api/models?sort=downloads&cursor=" + _cursor("[Infinity, 1]"): (400, {}),
+    "/v1/search?cursor=" + _cursor("t|2020-01-01T00:00:00|5"): (400, {}),
+    f"/api/models/ann/m/user-access-request/pending?cursor={'9' * 30}": (400, {}),
+    "/v1/models/ann/b%1b": (404, {}),
+    "/api/models/ann/%7fb%0d%0aX: y": (404, {}),
+}
+
+
+def test_nonsense_is_refused_in_one_clean_line(app: Any, ann: str) -> None:
+    commit(app, ann, "ann/m", file("a", b"text"))
+    for path, (status, headers) in NONSENSE.items():
+        answer = app.get(path, None if "Authorization" in headers else ann, headers=headers)
+        assert answer.status_code == status, path
+        assert answer.headers.get("x-error-message", "").isprintable()
+
+
+def test_a_title_that_is_no_text_is_refused(app: Any, ann: str) -> None:
+    assert commit(app, ann, "ann/m", header("\ud800"), file("a", b"1")).status_code == 400
+
+
+def test_a_pointer_in_a_padded_line_takes_no_git_id_and_tells_nothing(app: Any, ann: str) -> None:
+    """Whoever sends the pointer of somebody else's file must not keep that id, nor learn whether the file is here."""
+    bea = app.user("bea")
+    make_repo(app, bea, "bea/m")
+    pointer = lfs_pointer(sha256(WEIGHTS), len(WEIGHTS))
+    value = {"path": "p", "encoding": "base64", "content": base64.b64encode(pointer).decode(), "pad": ""}
+    short = len(json.dumps({"key": "file", "value": value}))
+    value["pad"] = "x" * ((1 << 20) + 4 - short)
+    body = line("header", summary="x") + json.dumps({"key": "file", "value": value}).encode() + b"\n"
+
+    def attack() -> tuple[int, str]:
+        answer = app.post("/api/models/bea/m/commit/main", bea, content=body, headers=NDJSON)
+        return answer.status_code, answer.text
+
+    before = attack()
+    send(app, ann, "ann/m", WEIGHTS)
+    assert commit(app, ann, "ann/m", large("w.safetensors", WEIGHTS)).status_code == 200
+    assert before[0] == 400
+    assert attack() == before
+
+
+def test_refusals_do_not_tell_whether_a_private_repository_is_there(app: Any, ann: str) -> None:
+    make_repo(app, ann, "ann/secret", private=True)
+    bea = app.user("bea")
+    there, not_there = (
+        app.post("/api/repos/create", bea, json={"name": name, "organization": "ann"})
+        for name in ("secret", "nothing")
+    )
+    assert (there.status_code, there.json()) == (not_there.status_code, not_there.json())
+
+
+def test_a_token_for_projects_never_speaks_for_an_account(app: Any) -> None:
+    whole = app.user("ann")
+    app.org("acme", {"ann": "owner"})
+    made = app.post(
+        "/v1/tokens", whole, json={"name": "part", "scopes": ["publish"], "projects": ["acme*"]}
+    ).json()
+    hook = {"url": "https://example.com/", "events": ["*"], "account": "acme"}
+    assert app.post("/v1/webhooks", whole, json=hook).status_code == 201
+    assert app.post("/v1/webhooks", made["token"], json=hook).status_code == 403
+    assert app.get("/v1/webhooks?account=acme", made["token"]).status_code == 403
+    assert app.delete("/v1/webhooks/1", made["token"]).status_code == 404
+    assert app.get("/v1/audit?account=acme", made["token"]).status_code == 403
+    key = {"pem": "x", "proof": "x"}
+    assert app.post("/v1/publishers/acme/keys", made["token"], json=key).status_code == 403
