@@ -18,11 +18,12 @@ class Line:
     ratio: float
     goal: str = ""
     met: bool | None = None
+    note: str = ""
 
     def text(self) -> str:
         """For people."""
         verdict = "" if self.met is None else f"  {'met' if self.met else 'MISSED'}: {self.goal}"
-        return f"{self.name:<62} {self.ours:>10.3f} {self.peer:>10.3f} {self.unit:<7} {self.ratio:>7.2f}x{verdict}"
+        return f"{self.name:<62} {self.ours:>10.3f} {self.peer:>10.3f} {self.unit:<7} {self.ratio:>7.2f}x{verdict}{f'  ({self.note})' if self.note else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def faster(name: str, ours: float, peer: float, unit: str, goal: float | None = None) -> Line:
+def faster(name: str, ours: float, peer: float, unit: str, goal: float | None = None, note: str = "") -> Line:
     """A line for times: less is better."""
     ratio = peer / ours
     return Line(
@@ -57,6 +58,7 @@ def faster(name: str, ours: float, peer: float, unit: str, goal: float | None = 
         ratio,
         f"at least {goal}x" if goal else "",
         None if goal is None else ratio >= goal,
+        note,
     )
 
 

@@ -55,8 +55,8 @@ def scale_lines(work: Path, sizes: Sizes) -> Iterator[Line]:
         uploaders = {server: Uploader(*server.upload) for server in (empty, full)}
         for uploader in uploaders.values():
             stack.callback(uploader.close)
-            for version in range(sizes.versions):
-                uploader.publish(page, f"1.{version}.0", wheel(page, f"1.{version}.0"))
+            for number in range(sizes.versions):
+                uploader.publish(page, f"1.{number}.0", wheel(page, f"1.{number}.0"))
         size = f"{sizes.projects:,} x {sizes.versions}"
         for what, name in (
             ("a new project", f"new-{run}-{{}}"),
