@@ -18,6 +18,7 @@ from llmasos_registry.client.connection import Connection, RegistryError, Regist
 from llmasos_registry.client.hub_upload import ByteCount, HubUpload
 from llmasos_registry.client.model_folder import check_folder, read_folder
 from llmasos_registry.client.publisher import check_registered
+from llmasos_registry.release_version import FORM, is_version
 from llmasos_registry.signatures.errors import SignatureRefused
 from llmasos_registry.signatures.keys import PrivateKey, keyid
 from llmasos_registry.signatures.model_bundle import (
@@ -90,6 +91,9 @@ def publish_model(
     for what must not be published, UsageError when the version is sealed with another content, RegistryError.
     """
     org, _ = split_id(repo_id)
+    if version is not None and not is_version(version):
+        # Before anything is signed or sent: the signature would name a version that can never be.
+        raise UsageError(f"{version!r} is not a version of a release", hint=FORM)
     folder = read_folder(root)
     progress.phase(f"checking {len(folder.files)} files")
     check_folder(folder, kind)

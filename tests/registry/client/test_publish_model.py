@@ -141,14 +141,30 @@ def test_a_run_that_was_killed_is_finished_by_the_same_command(
     assert verify_model(listing(registry, ann, "ann/killed", "2.0.0"), bundle, [public], version="2.0.0")
 
 
-def test_what_was_committed_but_not_sealed_is_sealed_by_the_same_command(ann: Person, tmp_path: Path) -> None:
+def test_what_was_committed_but_not_sealed_is_sealed_by_the_same_command(
+    registry: Server, ann: Person, tmp_path: Path
+) -> None:
     model = make_model(tmp_path / "half", 10)
     publish = ("model", "publish", str(model), "ann/half", "--version", "1.0.0")
-    # A version that the registry does not take stops the run after its commit.
-    bad = ann.refused("model", "publish", str(model), "ann/half", "--version", "one")
-    assert "one" in bad
+    # A token that may write and not publish stops the run after its commit.
+    stopped = ann.run(*publish, code=1, LLMASOS_TOKEN=registry.user("ann", ("write",)))
+    assert "sealing 1.0.0" in stopped.stderr
+    assert "lacks the scope `publish`" in stopped.stderr
     done = ann.json(*publish)
-    assert (done["version"], done["sealed_now"]) == ("1.0.0", True)
+    assert (done["version"], done["sealed_now"], done["changed"]) == ("1.0.0", True, [])
+
+
+@pytest.mark.parametrize("version", ["1.0", "v1.0.0", "one", "1.0.0+cpu", "01.0.0"])
+def test_what_is_no_version_is_refused_before_anything_is_sent(
+    registry: Server, ann: Person, tmp_path: Path, version: str
+) -> None:
+    model = make_model(tmp_path / "misnamed", 10)
+    mark = len(registry.requests())
+    words = ann.refused("model", "publish", str(model), "ann/misnamed", "--version", version)
+    assert "is not a version of a release" in words
+    assert "MAJOR.MINOR.PATCH" in words
+    assert sent(registry, mark) == []
+    assert not (model / "model.sig").exists()
 
 
 def test_progress_is_shown_and_other_tools_are_silent(ann: Person, tmp_path: Path) -> None:

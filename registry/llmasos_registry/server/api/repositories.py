@@ -13,6 +13,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from llmasos.errors import ManifestError
+from llmasos_registry.release_version import is_version
 from llmasos_registry.server.accounts.caller import Caller
 from llmasos_registry.server.api.access import find_repo
 from llmasos_registry.server.api.answers import PluginCandidates, Repository, Resolution
@@ -20,7 +21,7 @@ from llmasos_registry.server.api.moments import rfc3339
 from llmasos_registry.server.api.operation import Operation, Query, Text, read_query
 from llmasos_registry.server.api.release_check import refused
 from llmasos_registry.server.api.releases import release_answer
-from llmasos_registry.server.api.semver import is_version, newest_in, read_range
+from llmasos_registry.server.api.semver import newest_in, read_range
 from llmasos_registry.server.api.snapshot import commit_files, read_manifest
 from llmasos_registry.server.context import Request
 from llmasos_registry.server.db.tables_hub import releases

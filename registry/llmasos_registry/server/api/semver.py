@@ -1,38 +1,24 @@
-"""Versions of models and datasets: semantic versions that PEP 440 reads in the same order.
-
-``1.2.0`` or ``1.2.0-rc.1`` with alpha, beta or rc. Other pre-release words and build numbers are refused: semver and
-PEP 440 would sort them differently, and ranges over them would mean two things.
-"""
+"""Versions of models and datasets in requests, and ranges over them; what is a version stands in ``release_version``."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
+from llmasos_registry.release_version import FORM, is_version
 from llmasos_registry.server.failures import bad_request
 
-_NUMBER = r"(?:0|[1-9][0-9]{0,8})"
-_VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-(?:alpha|beta|rc)\.{_NUMBER})?")
 #: Characters of a range in a query.
 LONGEST_RANGE = 200
 
 
 def check_version(text: str) -> str:
     """The version itself. Raises Failure 400."""
-    if not _VERSION.fullmatch(text):
-        raise bad_request(
-            f"`{text[:64]}` is not a version of a release",
-            hint="write MAJOR.MINOR.PATCH, for example 1.2.0 or 2.0.0-rc.1",
-        )
+    if not is_version(text):
+        raise bad_request(f"`{text[:64]}` is not a version of a release", hint=FORM)
     return text
-
-
-def is_version(text: str) -> bool:
-    """Whether the text is the version of a release, not a range."""
-    return _VERSION.fullmatch(text) is not None
 
 
 def read_range(text: str) -> SpecifierSet:
