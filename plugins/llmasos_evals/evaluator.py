@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from llmasos.api import (
     EvalResult,
     EvaluationError,
     HubAPI,
+    ModelNotFound,
     Progress,
     Response,
     Scorer,
+    UnknownName,
     canonical_digest,
     merkle_root,
 )
@@ -61,9 +63,7 @@ class HarnessEvaluator:
         watch = Stopwatch()
         with watch.phase("tasks"):
             progress.phase("reading tasks")
-            selection = select(
-                request.tasks, include=request.include, hub=hub, allow_task_code=request.allow_task_code
-            )
+            selection = _select(request, hub)
         with watch.phase("model"):
             progress.phase(f"loading {request.model}")
             loaded = hub.load_model(
@@ -111,6 +111,21 @@ class HarnessEvaluator:
 
 
 # ---- planning ---------------------------------------------------------------------------------------------------------
+
+
+def _select(request: EvalRequest, hub: HubAPI) -> Selection:
+    def found() -> Selection:
+        return select(
+            request.tasks, include=request.include, hub=hub, allow_task_code=request.allow_task_code
+        )
+
+    try:
+        return found()
+    except UnknownName:
+        # The task may be one of a plugin that the model requires and that is not here yet: this offers to install it.
+        with suppress(ModelNotFound):
+            hub.resolve_model(request.model)
+        return found()
 
 
 def _plan(selection: Selection, request: EvalRequest, progress: Progress) -> list[TaskRun]:

@@ -306,6 +306,19 @@ def test_a_misspelt_field_is_found_before_the_model_is_loaded(tmp_path, tasks):
     assert hub.loads == 0
 
 
+def test_a_task_may_come_with_the_plugin_that_the_model_requires(tmp_path, tasks):
+    class Provided(ScriptedHub):
+        """Looking at the model installs its plugin, here a task file."""
+
+        def resolve_model(self, ref):
+            assert ref == "scripted"
+            (tasks / "late.yaml").write_text(CHOICE.replace("colours", "late"))
+            rows(tasks / "late.jsonl", [{"question": "Q?", "options": ["z", "y"], "answer": 0}])
+
+    hub = Provided(tmp_path / "cache")
+    assert run(tmp_path, tasks, "late", hub=hub).record["tasks"][0]["name"] == "late"
+
+
 def test_an_unknown_generation_setting_stops_before_scoring(tmp_path, tasks):
     (tasks / "story.yaml").write_text(STORY.replace("max_gen_toks", "top_z: 1, max_gen_toks"))
     hub = ScriptedHub(tmp_path / "cache")
