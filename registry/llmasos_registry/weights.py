@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
@@ -23,6 +23,10 @@ MAX_TENSORS = 1_000_000
 MAX_DIMENSIONS = 16
 #: How many bytes of a file ``check_content`` wants to see.
 HEAD = 16
+#: Bytes of a configuration that is read; a vocabulary does not belong into it.
+MAX_CONFIG = 8 << 20
+#: Formats that nothing executes; their first bytes are not looked at.
+_TEXTS = (".json", ".jsonl", ".txt", ".md", ".toml", ".yaml", ".yml", ".csv", ".tsv", ".jinja", ".sig")
 
 #: Bits of one element.
 _BITS: Mapping[str, int] = {
@@ -99,6 +103,49 @@ class Header(NamedTuple):
     tensors: int
     data: int
     dtypes: Mapping[str, int]
+
+
+def check_file(path: str, size: int, opened: Callable[[], BinaryIO], kind: str = "model") -> None:
+    """Everything that can be said of one file of a repository; ``opened`` opens it. What publisher and server ask.
+
+    Raises WeightsRefused naming the file and the rule, and what ``opened`` raises.
+    """
+    # A dataset may well consist of source code; what loaders run is the script at its top.
+    if kind == "dataset" and path.endswith(".py") and "/" in path:
+        return
+    lower = path.lower()
+    config = kind == "model" and lower.endswith("config.json")
+    if lower.endswith(_TEXTS) and not config:
+        return check_content(path, b"", kind)
+    with opened() as content:
+        if config:
+            return _check_config(path, content.read(MAX_CONFIG + 1))
+        check_content(path, content.read(HEAD), kind)
+        if lower.endswith(".safetensors"):
+            content.seek(0)
+            check_safetensors(content, size, path)
+
+
+def _check_config(path: str, data: bytes) -> None:
+    """Refuse a configuration that names code to download and run, or is none."""
+    if len(data) > MAX_CONFIG:
+        raise WeightsRefused(f"{path} has more than {MAX_CONFIG} bytes")
+    try:
+        waiting = [json.loads(data)]
+    except (ValueError, RecursionError) as error:
+        raise WeightsRefused(f"{path} is not valid JSON: {str(error)[:200]}") from error
+    # No recursion: the nesting is the sender's.
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            if item.get("auto_map"):
+                raise WeightsRefused(
+                    f"{path} has `auto_map`, which makes some tools run code out of a repository",
+                    hint="remove `auto_map`; what needs code names its plugin in llmasos.toml",
+                )
+            waiting.extend(item.values())
+        elif isinstance(item, list):
+            waiting.extend(item)
 
 
 def check_content(path: str, head: bytes, kind: str = "model") -> None:

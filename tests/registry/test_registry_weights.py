@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmasos_registry.weights import MAX_HEADER, WeightsRefused, check_content, check_safetensors
+from llmasos_registry.weights import MAX_HEADER, WeightsRefused, check_content, check_file, check_safetensors
 
 A = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
 B = {"dtype": "BF16", "shape": [3], "data_offsets": [16, 22]}
@@ -148,3 +148,22 @@ def test_a_dataset_may_hold_archives_and_arrays_but_no_code() -> None:
     for path in ("load.py", "data.pkl"):
         with pytest.raises(WeightsRefused):
             check_content(path, b"", "dataset")
+
+
+@pytest.mark.parametrize("kind", ["model", "dataset"])
+def test_a_cut_off_safetensors_file_is_found_in_any_repository(kind: str) -> None:
+    whole = packed(GOOD, 22)
+    check_file("a/X.SafeTensors", len(whole), lambda: io.BytesIO(whole), kind)
+    with pytest.raises(WeightsRefused, match="is it cut off"):
+        check_file("a/X.SafeTensors", len(whole) - 1, lambda: io.BytesIO(whole[:-1]), kind)
+
+
+def test_only_what_must_be_read_is_opened() -> None:
+    def refuse() -> io.BytesIO:
+        raise AssertionError("it was opened")
+
+    check_file("README.md", 10**12, refuse)
+    check_file("train.jsonl", 10**12, refuse, "dataset")
+    check_file("src/a.py", 10, refuse, "dataset")
+    with pytest.raises(WeightsRefused, match="code"):
+        check_file("src/a.py", 10, lambda: io.BytesIO(b""), "model")

@@ -14,14 +14,13 @@ from llmasos.errors import InputError
 from llmasos.kernel.atomic import write_atomic
 from llmasos.kernel.model_manifest import MANIFEST_FILE, parse_model_manifest
 from llmasos_registry.signatures.model_files import UNSIGNED, list_files
-from llmasos_registry.weights import HEAD, WeightsRefused, check_content, check_safetensors
+from llmasos_registry.weights import MAX_CONFIG, WeightsRefused, check_file
 
 CARD = "README.md"
 #: What tools leave behind in a folder; never part of a model, wherever it lies.
 LEFT_BEHIND = frozenset({".git", ".cache", ".DS_Store", ".ipynb_checkpoints", "__pycache__", "Thumbs.db"})
 _MAX_CARD = 4 << 20
 _MAX_FRONT_MATTER = 256 << 10
-_MAX_CONFIG = 8 << 20
 _MAX_DEPTH = 32
 _SHOWN = 5
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(?P<yaml>.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
@@ -66,7 +65,8 @@ def check_folder(folder: ModelFolder, kind: str) -> None:
 
 def check_card(folder: ModelFolder, kind: str) -> dict[str, Any]:
     """The front matter of the card. Raises InputError when there is none, or it does not name a licence."""
-    advice = f"`llmasos {kind} publish {folder.root} ... --write-card` writes a template"
+    flag = " --dataset" if kind == "dataset" else ""
+    advice = f"`llmasos model publish {folder.root} ORG/NAME{flag} --write-card` writes a template"
     path = folder.root / CARD
     if CARD not in folder.files:
         raise InputError(f"{path} is missing: a {kind} needs a card that says what it is", hint=advice)
@@ -183,25 +183,9 @@ def _left_behind(path: str) -> str:
 
 def _check_file(file: Path, path: str, kind: str) -> None:
     try:
-        with file.open("rb") as opened:
-            check_content(path, opened.read(HEAD), kind)
-            if path.endswith(".safetensors"):
-                size = opened.seek(0, 2)
-                opened.seek(0)
-                check_safetensors(opened, size, path)
+        check_file(path, file.stat().st_size, lambda: file.open("rb"), kind)
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror or error}") from error
-    if kind == "model" and path.endswith("config.json"):
-        _check_config(file, path)
-
-
-def _check_config(file: Path, path: str) -> None:
-    table = _json(file, path)
-    if isinstance(table, dict) and table.get("auto_map"):
-        raise WeightsRefused(
-            f"{path} has `auto_map`, which makes some tools run code out of a repository",
-            hint="remove `auto_map`; what needs code names its plugin in llmasos.toml",
-        )
 
 
 def _missing_shards(folder: ModelFolder) -> Iterable[InputError]:
@@ -219,9 +203,9 @@ def _missing_shards(folder: ModelFolder) -> Iterable[InputError]:
 
 def _json(file: Path, path: str) -> Any:
     with file.open("rb") as opened:
-        data = opened.read(_MAX_CONFIG + 1)
-    if len(data) > _MAX_CONFIG:
-        raise WeightsRefused(f"{path} has more than {_MAX_CONFIG} bytes")
+        data = opened.read(MAX_CONFIG + 1)
+    if len(data) > MAX_CONFIG:
+        raise WeightsRefused(f"{path} has more than {MAX_CONFIG} bytes")
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:

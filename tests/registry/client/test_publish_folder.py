@@ -63,8 +63,10 @@ def test_everything_wrong_is_said_at_once_with_what_to_do(folder: Path) -> None:
     assert "plugin" in str(refusal.value.hint)
 
 
-def test_remote_code_in_a_configuration_is_refused(folder: Path) -> None:
-    (folder / "config.json").write_text('{"auto_map": {"AutoModel": "modeling.Evil"}}')
+@pytest.mark.parametrize("name", ["config.json", "sub/tokenizer_config.json"])
+def test_remote_code_in_a_configuration_is_refused(folder: Path, name: str) -> None:
+    (folder / "sub").mkdir(exist_ok=True)
+    (folder / name).write_text('{"deep": [{"auto_map": {"AutoModel": "modeling.Evil"}}]}')
     with pytest.raises(InputError, match="auto_map"):
         check_folder(read_folder(folder), "model")
 
@@ -130,7 +132,8 @@ def test_a_template_is_written_and_cannot_be_published_unfilled(folder: Path, ki
     (folder / "README.md").unlink()
     with pytest.raises(InputError) as missing:
         check_card(read_folder(folder), kind)
-    assert "--write-card" in str(missing.value.hint)
+    flag = " --dataset" if kind == "dataset" else ""
+    assert f"llmasos model publish {folder} ORG/NAME{flag} --write-card" in str(missing.value.hint)
     path = write_card(folder, "acme/tiny", kind)
     with pytest.raises(InputError, match="does not state a licence"):
         check_card(read_folder(folder), kind)

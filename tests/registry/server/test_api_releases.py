@@ -98,6 +98,9 @@ def test_versions(app: InProcess, ann: str) -> None:
         ("weights.dat", pickle.dumps([1]), "pickle"),
         ("vocab.unknown", b"PK\x03\x04 archive/data.pkl", "zip"),
         ("model.safetensors", b"\x00" * 40, "model.safetensors"),
+        # A header whose tensor is longer than the file: whole to look at, and not what it says.
+        ("sub/model.safetensors", safetensors()[:-1], "is it cut off"),
+        ("sub/config.json", b'{"auto_map": {"AutoModel": "modeling.C"}}', "sub/config.json has `auto_map`"),
         ("config.json", b'{"a": {"auto_map": {"AutoModel": "other/repo--m.C"}}}', "auto_map"),
         ("config.json", b"{" * 100_000, "not valid JSON"),
         ("README.md", b"  \n", "card"),
