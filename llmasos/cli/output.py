@@ -80,7 +80,7 @@ class Output:
 
     def _say(self, text: str) -> None:
         self.stdout.flush()
-        self.stderr.write(text + "\n")
+        self.stderr.write(printable(text) + "\n")
         self.stderr.flush()
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -118,6 +118,14 @@ class Output:
             plain = PlainProgress(self)
             yield plain
             plain.close()
+
+
+def printable(text: str) -> str:
+    """The text with ``?`` for what would move the cursor, colour the screen or turn the line round: strangers wrote much of
+    what is shown, and what is shown is what people say yes to."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
 
 
 def to_json(value: Any) -> str:
@@ -200,7 +208,7 @@ def _terminal_width(stream: TextIO) -> int | None:
 def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
-    return " ".join(str("" if value is None else value).split())
+    return printable(" ".join(str("" if value is None else value).split()))
 
 
 class SilentProgress:

@@ -16,6 +16,8 @@ from llmasos.errors import ConfigError, LlmasosError, NotFound, RunError, UsageE
 
 #: A JSON answer larger than this is refused. Bytes.
 MAX_ANSWER = 64 << 20
+#: An error's text is looked for in so many bytes.
+_MAX_REFUSAL = 64 << 10
 
 
 class RegistryError(RunError):
@@ -158,7 +160,6 @@ class Connection:
     def _check(self, answer: httpx2.Response, address: str) -> None:
         if answer.is_success:
             return
-        answer.read()
         text, hint = _explanation(answer)
         raise failure(answer.status_code, text or f"{address} answered {answer.status_code}", hint)
 
@@ -178,10 +179,15 @@ def failure(status: int, text: str, hint: str | None = None) -> LlmasosError:
 
 
 def _explanation(answer: httpx2.Response) -> tuple[str, str | None]:
-    """(message, hint) of an error answer: the JSON body, else the header, else nothing."""
+    """(message, hint) of an error answer: the JSON body, else the header, else nothing. Reads no more than is shown."""
+    data = bytearray()
     try:
-        body = json.loads(answer.content[:65536])
-    except (ValueError, RecursionError):
+        for piece in answer.iter_bytes(_MAX_REFUSAL):
+            data += piece
+            if len(data) > _MAX_REFUSAL:
+                break
+        body = json.loads(data)
+    except (ValueError, RecursionError, httpx2.HTTPError):
         body = None
     if isinstance(body, dict) and isinstance(body.get("error"), str):
         hint = body.get("hint")

@@ -119,6 +119,12 @@ def plan_sync(workplace: Workplace, lock: Lock, *, exact: bool = True) -> Plan:
     Raises RequirementsConflict when the lock counts on something that is not here.
     """
     warnings = compare_facts(workplace, lock)
+    own = workplace.config.registry
+    if own is not None and registry_url(own) != workplace.registry:
+        # Trust is pinned for each registry: a lock or bundle that names another one starts without any.
+        warnings.append(
+            f"this is of the registry {workplace.registry}, not of {own}: keys pinned for that one do not count"
+        )
     steps: list[Step] = workplace.steps_for(lock.packages, lock.plugins, locked=True)
     if exact:
         named = {package.name for package in lock.packages}

@@ -133,7 +133,8 @@ def describe(plan: Plan) -> str:
     for item in plan.models:
         title = f"{item.model.kind} {item.model.id} {item.model.version or item.model.commit[:12]}"
         lines += [f"fetch   {title}  ({size_text(item.size)})", f"          from {item.signer}"]
-    lines += [f"warning: {text}" for text in plan.warnings]
+    # One line each, whatever a stranger wrote into a reason.
+    lines += [f"warning: {' '.join(text.split())}" for text in plan.warnings]
     return "\n".join(lines) or "nothing to do"
 
 

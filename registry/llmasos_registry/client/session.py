@@ -36,6 +36,7 @@ from llmasos_registry.client.tools import Index, Tool, find_tool
 from llmasos_registry.client.transaction import Transaction
 from llmasos_registry.client.verify import KeySource, Verifier, carried_keys, registry_keys
 from llmasos_registry.client.wheelhouse import CheckedWheel, Wheelhouse
+from llmasos_registry.signatures.errors import SignatureRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,6 +101,11 @@ class Workplace:
                 hint="use an environment that has it",
             )
         signatures = self.source.signatures(package.name, wheel.filename)
+        if plugin is not None and signatures.publisher is None:
+            raise SignatureRefused(
+                f"{wheel.filename} is a plugin of {plugin.publisher}, and {self.source.title} names no publisher of it",
+                hint="its signature was left out; nothing was installed",
+            )
         keyid = plugin.keyid if locked and plugin is not None else None
         return Step(
             action="change" if before else "add",
@@ -125,6 +131,7 @@ class Workplace:
         self, package: LockedPackage, wheel: LockedWheel, signatures: Signatures, keyid: str | None
     ) -> Signer:
         if signatures.publisher is None:
+            self.examiner.check_library(package.name, wheel.filename)
             return Signer(None, None, "index")
         known = self.examiner.trust.publisher(signatures.publisher)
         signed = self.examiner.verify_wheel(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from llmasos.errors import RunError
 from llmasos_registry.client.connection import Connection, RegistryNotFound, path_segment
-from llmasos_registry.client.trust import PublishedKey, Publisher, Trust
+from llmasos_registry.client.trust import PublishedKey, Publisher, Trust, TrustChanged
 from llmasos_registry.signatures.errors import SignatureRefused
 from llmasos_registry.signatures.keys import PublicKey
 from llmasos_registry.signatures.model_bundle import verify_model
@@ -161,6 +161,18 @@ class Verifier:
             raise refusal or SignatureRefused(f"{filename} has no signature")
 
         return self._verified(subject, filename, publisher, bool(envelopes), check, locked_keyid)
+
+    def check_library(self, project: str, filename: str) -> None:
+        """A wheel that is said to have no publisher, as libraries of the index behind a registry have none, never had one.
+
+        Raises TrustChanged where one is pinned: leaving the publisher out must not be a way around the signature.
+        """
+        pinned = self.trust.owner(f"plugin:{project}")
+        if pinned is not None:
+            raise TrustChanged(
+                f"{filename}: the publisher of plugin:{project} is pinned as {pinned}, and now it is said to have none",
+                hint="its signature was left out; ask whoever runs the registry or made the bundle",
+            )
 
     def verify_model(
         self,

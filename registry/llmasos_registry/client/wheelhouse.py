@@ -78,6 +78,8 @@ class Wheelhouse:
                 envelopes=signatures.envelopes,
                 locked_keyid=locked_keyid,
             )
+        else:
+            self._verifier.check_library(name, wheel.filename)
         if locked_keyid is not None and (signed is None or signed.keyid != locked_keyid):
             found = "no signature" if signed is None else signed.keyid
             raise WheelMismatch(f"{wheel.filename}: the lock names the key {locked_keyid}, found {found}")
