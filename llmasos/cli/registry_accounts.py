@@ -40,7 +40,7 @@ def _bytes(context: click.Context, parameter: click.Parameter, text: str | None)
         return None
     unit = text[-1:].upper() if text[-1:].upper() in _UNITS else ""
     number = text[: len(text) - len(unit)]
-    if not number.isdecimal():
+    if not number.isdecimal() or len(number) > 19 or int(number) * _UNITS[unit] >= 1 << 63:
         raise click.BadParameter("a number of bytes such as 500M, 20G or 1T")
     return int(number) * _UNITS[unit]
 
@@ -49,15 +49,15 @@ def _expiry(text: str | None) -> datetime | None:
     """A moment from `90d`, `12h`, `2w` or a date."""
     if text is None:
         return None
-    if text[:-1].isdecimal() and text[-1] in _SPANS:
-        return datetime.now(UTC) + timedelta(seconds=int(text[:-1]) * _SPANS[text[-1]])
     try:
+        if text[:-1].isdecimal() and text[-1] in _SPANS:
+            return datetime.now(UTC) + timedelta(seconds=int(text[:-1]) * _SPANS[text[-1]])
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         raise UsageError(
-            f"`{text}` is no expiry", hint="give a span (12h, 90d, 4w) or a date (2030-01-31)"
+            f"`{text[:40]}` is no expiry", hint="give a span (12h, 90d, 4w) or a date (2030-01-31)"
         ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _account_json(account: Account) -> dict[str, Any]:
@@ -268,7 +268,7 @@ def token_list(state: State, user_name: str, data: Path | None) -> None:
 
 
 @token.command("revoke")
-@click.argument("number", metavar="ID", type=int)
+@click.argument("number", metavar="ID", type=click.IntRange(1, (1 << 63) - 1))
 @data_option
 @common_options
 @pass_state

@@ -30,10 +30,12 @@ class Settings(BaseModel):
     port: Annotated[int, Field(ge=0, le=65535)] = Field(default=8765, description="port to listen on")
     workers: Annotated[int, Field(ge=1, le=64)] = Field(default=1, description="server processes")
     stop_timeout: int = Field(
-        default=20, description="how long requests under way may take to end when the server stops"
+        default=20, ge=1, description="how long requests under way may take to end when the server stops"
     )
     public_url: str | None = Field(
-        default=None, description="the address clients use, when a proxy stands in front; no slash at the end"
+        default=None,
+        pattern=r"^https?://\S*[^/\s]$",
+        description="the address clients use, when a proxy stands in front; no slash at the end",
     )
     database: str | None = Field(
         default=None, description="postgresql+psycopg://user@host/name; without it SQLite in the data folder"
@@ -52,34 +54,40 @@ class Settings(BaseModel):
     idle_timeout: int = Field(
         default=60, ge=1, description="how long a client may send nothing in the middle of a request"
     )
-    max_wheel: int = Field(default=100 << 20, description="largest file of the package index")
-    max_blob: int = Field(default=500 << 30, description="largest file of a model or dataset repository")
-    max_inline: int = Field(
-        default=10 << 20, description="files up to this size come inside the commit, larger ones as LFS"
+    max_wheel: int = Field(default=100 << 20, ge=0, description="largest file of the package index")
+    max_blob: int = Field(
+        default=500 << 30, ge=0, description="largest file of a model or dataset repository"
     )
-    multipart_chunk: int = Field(default=64 << 20, description="part size of large LFS uploads")
-    quota: int = Field(default=1 << 40, description="bytes an account may keep, unless it has its own number")
-    url_lifetime: int = Field(default=6 * 3600, description="how long signed upload addresses work")
-    gc_grace: int = Field(default=24 * 3600, description="blobs younger than this are never swept")
+    max_inline: int = Field(
+        default=10 << 20, ge=0, description="files up to this size come inside the commit, larger ones as LFS"
+    )
+    multipart_chunk: int = Field(default=64 << 20, ge=1, description="part size of large LFS uploads")
+    quota: int = Field(
+        default=1 << 40, ge=0, description="bytes an account may keep, unless it has its own number"
+    )
+    url_lifetime: int = Field(default=6 * 3600, ge=1, description="how long signed upload addresses work")
+    gc_grace: int = Field(default=24 * 3600, ge=0, description="blobs younger than this are never swept")
     seal_after: int = Field(
-        default=3600, description="a package version takes more files for this long after its first file"
+        default=3600,
+        ge=0,
+        description="a package version takes more files for this long after its first file",
     )
     upstream_index: str | None = Field(
         default=None,
         description="simple index that other names are fetched from, e.g. https://pypi.org/simple/",
     )
     upstream_ttl: int = Field(
-        default=600, description="how long a page of the upstream is used without asking"
+        default=600, ge=0, description="how long a page of the upstream is used without asking"
     )
-    upstream_max_file: int = Field(default=4 << 30, description="largest file taken from the upstream")
+    upstream_max_file: int = Field(default=4 << 30, ge=0, description="largest file taken from the upstream")
     reserved_prefixes: list[str] = Field(
         default=["llmasos-"], description="package names never looked up upstream"
     )
     rate_api: int = Field(
-        default=3000, description="API requests in five minutes for each caller; 0: no limit"
+        default=3000, ge=0, description="API requests in five minutes for each caller; 0: no limit"
     )
     rate_files: int = Field(
-        default=20000, description="file requests in five minutes for each caller; 0: no limit"
+        default=20000, ge=0, description="file requests in five minutes for each caller; 0: no limit"
     )
     trusted_proxies: list[str] = Field(
         default=[], description="addresses of proxies whose X-Forwarded-For is believed"

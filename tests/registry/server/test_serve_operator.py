@@ -63,6 +63,10 @@ def test_users_and_tokens_while_it_serves(registry: Any, llmasos: Any) -> None:
     assert "no administrator" in llmasos("token", "new", "uma", "--scope", "admin", expect=2)
     assert "is no expiry" in llmasos("token", "new", "uma", "--expires", "soon", expect=2)
     assert "only administrator" in llmasos("user", "disable", "admin", expect=2)
+    for span in ("99999999999w", "9" * 5000 + "d", "9999-12-31T23:59:59-23:00", ""):
+        assert "is no expiry" in llmasos("token", "new", "uma", "--expires", span, expect=2)
+    assert "number of bytes" in llmasos("user", "set", "uma", "--quota", "99999999999T", expect=2)
+    assert "'ID'" in llmasos("token", "revoke", str(1 << 63), expect=2)
     assert llmasos("user", "set", "uma", "--admin")["admin"] is True
     assert {u["name"] for u in llmasos("user", "list")} == {"admin", "uma"}
 
@@ -90,6 +94,28 @@ def test_the_store_is_looked_after_while_it_serves(registry: Any, llmasos: Any, 
     llmasos("restore", str(tmp_path / "backup"), data=tmp_path / "again")
     assert llmasos("user", "list", data=tmp_path / "again") == llmasos("user", "list")
     assert call(registry, "/v1/tokens", registry.user("zoe")) == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("gc_grace", "-1"),
+        ("rate_api", "-1"),
+        ("multipart_chunk", "0"),
+        ("port", "70000"),
+        ("public_url", "https://example.org/"),
+        ("public_url", "example.org"),
+        ("max_wheel", "large"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(
+    llmasos: Any, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    variable = f"LLMASOS_REGISTRY_{name.upper()}"
+    monkeypatch.setenv(variable, value)
+    said = llmasos("user", "list", expect=2)
+    assert f"registry setting `{name}`" in said
+    assert variable in said
 
 
 def test_a_folder_without_a_registry_is_an_error(llmasos: Any, tmp_path: Path) -> None:

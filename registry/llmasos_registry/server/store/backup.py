@@ -224,7 +224,7 @@ def restore(
             f"the database of the backup was changed: sha256 {found}, the manifest says {known['database_sha256']}",
             hint="take another backup",
         )
-    settings.data.mkdir(parents=True, exist_ok=True)
+    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     if (backup / FILE).is_file() and not (settings.data / FILE).exists():
         shutil.copy2(backup / FILE, settings.data / FILE)
     draft = settings.data / f"{DATABASE}.part"
