@@ -9,15 +9,17 @@ import os
 import subprocess
 import sys
 import sysconfig
+import time
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from llmasos.pipelines.evaluate import Silence
 from llmasos.testing.checkpoints import write_checkpoint
 from llmasos.testing.tmp import manifest, toml_text
-from llmasos_registry.client.connection import Connection
+from llmasos_registry.client.connection import Connection, RegistryNotFound
 from llmasos_registry.client.publish_plugin import PublishedPlugin, publish_plugin
 from llmasos_registry.signatures.keys import PrivateKey, generate, prove, public_pem
 
@@ -140,6 +142,18 @@ def publish_tiny(
     done = subprocess.run(command, env=environ, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def requests_so_far(registry: Any) -> list[str]:
+    """The registry's requests, without those that this makes to know that its log has come this far."""
+    mark = f"/v1/mark-{os.urandom(6).hex()}"
+    with Connection(registry.url) as connection, suppress(RegistryNotFound):
+        connection.get(mark)
+    deadline = time.monotonic() + 30
+    while not any(mark in line for line in registry.requests()):
+        assert time.monotonic() < deadline, "the registry's log has no line for a request that it answered"
+        time.sleep(0.01)
+    return [line for line in registry.requests() if "/v1/mark-" not in line]
 
 
 class Place:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from installing import Place, build_wheel, key_for, publish, upload
+from installing import Place, build_wheel, key_for, publish, requests_so_far, upload
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def without_uv(tmp_path: Path) -> dict[str, str]:
 
 def test_without_consent_nothing_happens(world: Any, place: Place) -> None:
     before = place.tree()
-    seen = len(world.requests())
+    seen = len(requests_so_far(world))
     done = place.run("install", "acme-hello>=1,<2", code=2)
     assert "add     acme-hello 1.1.0" in done.stderr
     assert "add     acme-base 1.0.0" in done.stderr
@@ -73,7 +73,7 @@ def test_without_consent_nothing_happens(world: Any, place: Place) -> None:
     assert place.tree() == before
     # Nobody is trusted and no wheel is fetched for a plan that was not accepted.
     assert '"publishers"' not in (place.config / "trust.json").read_text()
-    assert not [line for line in world.requests()[seen:] if ".whl " in line]
+    assert not [line for line in requests_so_far(world)[seen:] if ".whl " in line]
 
 
 def test_install_change_and_uninstall(world: Any, place: Place) -> None:
@@ -99,9 +99,9 @@ def test_install_change_and_uninstall(world: Any, place: Place) -> None:
 
 
 def test_no_wheel_is_fetched_before_resolution_ends(world: Any, place: Place) -> None:
-    seen = len(world.requests())
+    seen = len(requests_so_far(world))
     place.run("install", "--yes", "acme-lib")
-    lines = world.requests()[seen:]
+    lines = requests_so_far(world)[seen:]
     wheels = [number for number, line in enumerate(lines) if line.split()[1].endswith(".whl")]
     others = [
         number

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from installing import Place, build_wheel, key_for, publish, publish_tiny, upload
+from installing import Place, build_wheel, key_for, publish, publish_tiny, requests_so_far, upload
 from packaging.pylock import Pylock
 
 from llmasos.config import load_config
@@ -149,7 +149,7 @@ def test_a_lock_that_was_changed_is_refused(world: Any, first: Place, tmp_path: 
 def test_a_bundle_needs_no_network(world: Any, first: Place, tmp_path: Path) -> None:
     place = Place(tmp_path)
     bundle = str(first.root / "one.bundle")
-    seen = len(world.requests())
+    seen = len(requests_so_far(world))
     plan = place.run("bundle", "install", bundle, code=2, LLMASOS_OFFLINE="1")
     assert "NEW key, will be pinned" in plan.stderr
     place.run("bundle", "install", "--yes", bundle, LLMASOS_OFFLINE="1")
@@ -158,7 +158,7 @@ def test_a_bundle_needs_no_network(world: Any, first: Place, tmp_path: Path) -> 
     offline = {"LLMASOS_OFFLINE": "1", "LLMASOS_REGISTRY": world.url}
     described = json.loads(place.run("model", "info", "registry://acme/tiny@1.0", "--json", **offline).stdout)
     assert described["provenance"]["version"] == "1.0.0"
-    assert len(world.requests()) == seen
+    assert len(requests_so_far(world)) == seen
 
 
 def test_bundles_of_the_same_content_are_equal(first: Place) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from installing import Place, build_wheel, key_for, publish, publish_tiny
+from installing import Place, build_wheel, key_for, publish, publish_tiny, requests_so_far
 
 from llmasos.config import load_config
 from llmasos.errors import ModelNotFound, RunError, UsageError
@@ -145,9 +145,9 @@ def test_the_second_pull_makes_one_request(world: Any, desk: Desk) -> None:
     model, folder = desk.pull("acme/plain@1.0")
     assert (folder / "notes.txt").read_text() == "1.0.0"
     assert (folder / "model.safetensors").stat().st_size == 50_672
-    seen = len(world.requests())
+    seen = len(requests_so_far(world))
     assert desk.pull("acme/plain@1.0") == (model, folder)
-    assert [line.split("?")[0] for line in world.requests()[seen:]] == [
+    assert [line.split("?")[0] for line in requests_so_far(world)[seen:]] == [
         "GET /v1/models/acme/plain/resolve 200"
     ]
 
@@ -269,7 +269,7 @@ def test_offline_the_newest_that_fits_is_taken_from_here(world: Any, tmp_path: P
     desk.pull("acme/plain@1.0.0")
     desk.pull("acme/plain@1.1.0")
     settings = {"cache_dir": tmp_path / "cache", "config_dir": tmp_path / "config", "registry": world.url}
-    seen = len(world.requests())
+    seen = len(requests_so_far(world))
     with Hub(offline=True, **settings) as hub:
         for asked, version in (("@1", "1.1.0"), ("@<1.1", "1.0.0"), (f"@{world.commits['1.0.0']}", "1.0.0")):
             found = hub.resolve_model(f"registry://acme/plain{asked}")
@@ -278,7 +278,7 @@ def test_offline_the_newest_that_fits_is_taken_from_here(world: Any, tmp_path: P
         with pytest.raises(ModelNotFound, match="offline") as caught:
             hub.resolve_model("registry://acme/plain@2")
         assert "llmasos model pull acme/plain@2" in str(caught.value.hint)
-    assert len(world.requests()) == seen
+    assert len(requests_so_far(world)) == seen
     assert load_config({**settings}).registry == world.url
 
 
