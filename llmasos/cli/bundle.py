@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from llmasos.cli.consent import carry_out, install_options, registry_option
+from llmasos.cli.consent import carry_out, install_options, registry_option, repeated
 from llmasos.cli.state import State, common_options, pass_state
 
 
@@ -117,5 +117,5 @@ def install(state: State, bundle: Path, yes: bool, dry_run: bool, allow_unsigned
         )
         state.recover(workplace)
         plan = plan_sync(workplace, opened.lock, exact=False)
-        again = ["llmasos", "bundle", "install", str(bundle)]
+        again = repeated("bundle", "install", str(bundle), allow_unsigned=allow_unsigned)
         carry_out(state, workplace, plan, yes=yes, dry_run=dry_run, again=again)

@@ -65,6 +65,12 @@ def registry_option(command: F) -> F:
     return option(command)
 
 
+def repeated(*words: str, allow_unsigned: bool = False, registry: str | None = None) -> list[str]:
+    """The command line that does the same again."""
+    flags = ["--allow-unsigned"] if allow_unsigned else []
+    return ["llmasos", *words, *flags, *(["--registry", registry] if registry else [])]
+
+
 def carry_out(
     state: State, workplace: Workplace, plan: Plan, *, yes: bool, dry_run: bool, again: Sequence[str]
 ) -> bool:
@@ -127,7 +133,8 @@ def provision(state: State, requirements: Sequence[str], why: str) -> bool:
     """
     if not state.yes and not on_terminal():
         return False
-    if not state.config.registry or state.config.offline:
+    address = state.registry or state.config.registry
+    if not address or state.config.offline:
         if state.yes:
             raise ConfigError(
                 f"{why} requires {', '.join(requirements)}, and no registry can be asked",
@@ -141,7 +148,7 @@ def provision(state: State, requirements: Sequence[str], why: str) -> bool:
     from llmasos_registry.client.session import Session
 
     output = state.output
-    with output.paused(), Session(state.config, note=output.note) as session:
+    with output.paused(), Session(state.config, address, note=output.note) as session:
         plan = session.plan([wish(line, why) for line in requirements])
         if plan.empty:
             return False

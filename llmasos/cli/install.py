@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from llmasos.cli.consent import carry_out, install_options, registry_option
+from llmasos.cli.consent import carry_out, install_options, registry_option, repeated
 from llmasos.cli.state import State, common_options, pass_state
 
 
@@ -37,5 +37,6 @@ def command(
         with state.output.progress() as progress:
             progress.phase("resolving")
             plan = session.plan(wishes, upgrade=[one.name for one in wishes] if upgrade else ())
-        again = ["llmasos", "install", *(["--upgrade"] if upgrade else []), *plugins]
+        words = ("install", *(["--upgrade"] if upgrade else []), *plugins)
+        again = repeated(*words, allow_unsigned=allow_unsigned, registry=registry)
         carry_out(state, session, plan, yes=yes, dry_run=dry_run, again=again)

@@ -77,9 +77,12 @@ def command(
 
 def references(models: tuple[str, ...], datasets: tuple[str, ...]) -> list[Reference]:
     """What ``--model`` and ``--dataset`` name. Raises UsageError."""
-    from llmasos_registry.client.pull import parse_reference
+    from llmasos_registry.client.pull import check_whole, parse_reference
 
-    return [
+    found = [
         *(parse_reference(text) for text in models),
         *(parse_reference(text, "dataset") for text in datasets),
     ]
+    for reference in found:
+        check_whole(reference)
+    return found

@@ -48,13 +48,16 @@ def pull(state: State, name: str, dataset: bool, allow_unsigned: bool, registry:
     """
     from dataclasses import replace
 
+    from llmasos.errors import PluginRequired
     from llmasos.pipelines.requirements import meet, model_manifest
     from llmasos_registry.client.plan import Plan
-    from llmasos_registry.client.pull import ask, parse_reference
+    from llmasos_registry.client.pull import ask, check_whole, parse_reference
     from llmasos_registry.client.session import Session
 
     reference = parse_reference(name, "dataset" if dataset else "model")
+    check_whole(reference)
     output = state.output
+    state.registry = registry
     with Session(state.config, registry, allow_unsigned=allow_unsigned, note=output.note) as session:
         with output.progress() as progress:
             progress.phase(f"asking for {reference}")
@@ -69,7 +72,12 @@ def pull(state: State, name: str, dataset: bool, allow_unsigned: bool, registry:
         folder = session.store.folder(model.kind, model.id, model.commit)
     if not dataset:
         # What every use of a model goes through; the registry need not be asked a second time where it leads.
-        meet(state.hub, model_manifest(folder).requires, f"registry://{reference}")
+        try:
+            meet(state.hub, model_manifest(folder).requires, f"registry://{reference}")
+        except PluginRequired as error:
+            if registry and error.hint and error.hint.startswith("llmasos install "):
+                error.hint += f" --registry {registry}"
+            raise
     output.emit(
         {
             "id": model.id,

@@ -37,6 +37,8 @@ class State:
         self.plugins = plugins
         #: Whether the user consented beforehand to installing what a model requires.
         self.yes = False
+        #: The registry that plugins come from, where the command named one; None: that of the settings.
+        self.registry: str | None = None
         self._no_plugins = no_plugins
         self._trace_plugins = trace_plugins
         self._offline = offline

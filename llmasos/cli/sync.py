@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from llmasos.cli.consent import carry_out, install_options
+from llmasos.cli.consent import carry_out, install_options, repeated
 from llmasos.cli.state import State, common_options, pass_state
 
 
@@ -36,4 +36,5 @@ def command(state: State, lock: Path, yes: bool, dry_run: bool, allow_unsigned: 
         with state.output.progress() as progress:
             progress.phase("comparing")
             plan = plan_sync(session, wanted)
-        carry_out(state, session, plan, yes=yes, dry_run=dry_run, again=["llmasos", "sync", str(lock)])
+        again = repeated("sync", str(lock), allow_unsigned=allow_unsigned)
+        carry_out(state, session, plan, yes=yes, dry_run=dry_run, again=again)

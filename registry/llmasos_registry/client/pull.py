@@ -55,6 +55,15 @@ def parse_reference(text: str, kind: str = "model") -> Reference:
     return Reference(match["id"], unquote(match["asked"] or ""), file, kind)
 
 
+def check_whole(reference: Reference) -> None:
+    """A repository is meant, not one file of it: what is fetched, locked and carried is whole. Raises UsageError."""
+    if reference.file:
+        raise UsageError(
+            f"{reference}/{reference.file} names one file, and the whole {reference.kind} is taken here",
+            hint=f"leave out /{reference.file}",
+        )
+
+
 def ask(connection: Connection, reference: Reference, verifier: Verifier) -> tuple[LockedModel, list[str]]:
     """What a reference stands for now, and warnings. One request.
 

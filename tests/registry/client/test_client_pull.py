@@ -283,7 +283,18 @@ def test_offline_the_newest_that_fits_is_taken_from_here(world: Any, tmp_path: P
 
 
 def test_a_model_that_requires_a_plugin_brings_it_with_consent(world: Any, tmp_path: Path) -> None:
-    place = Place(tmp_path, world.url)
+    place = Place(tmp_path)
+    named = place.run("model", "pull", "acme/needy", "--registry", world.url, code=3)
+    assert f"hint: llmasos install 'acme-hello<2,>=1' --registry {world.url}" in named.stderr
+    one = place.run("model", "pull", "acme/needy/config.json", "--registry", world.url, code=2)
+    assert "the whole model is taken here" in one.stderr
+    unasked = place.run("install", "acme-hello", "--allow-unsigned", "--registry", world.url, code=2)
+    said = f"run: llmasos install acme-hello --allow-unsigned --registry {world.url} --yes"
+    assert said in " ".join(unasked.stderr.split())
+    place.run("model", "pull", "acme/needy", "--registry", world.url, "--yes")
+    assert place.installed() == {"acme-hello": "1.2.0"}
+    place.run("plugin", "uninstall", "acme-hello", "--yes")
+    place.environ["LLMASOS_REGISTRY"] = world.url
     done = place.run("generate", "registry://acme/needy", "Once", "--max-new-tokens", "2", code=3)
     assert "hint: llmasos install 'acme-hello<2,>=1'" in done.stderr
     assert place.installed() == {}
