@@ -78,6 +78,8 @@ def hub_lines(work: Path, sizes: Sizes) -> Iterator[Line]:
             repo = f"{MODEL}-{folder.name}"
             taken, worked = {}, {}
             for way, settings in (("Xet", {}), ("LFS", {"HF_HUB_DISABLE_XET": "1"})):
+                for path in folder.iterdir():  # new bytes: what the registry has already is not sent to it
+                    random_file(path, path.stat().st_size)
                 say(f"hf: upload of {what}, {way}")
                 before = ours.cpu_seconds()
                 taken[way] = upload(ours, work, folder, f"{repo}-{way.lower()}", settings)
@@ -92,7 +94,7 @@ def hub_lines(work: Path, sizes: Sizes) -> Iterator[Line]:
             before = ours.cpu_seconds()
             begin = time.perf_counter()
             target = work / f"got-{folder.name}"
-            hf(ours, work, ["download", f"{repo}-xet", "--local-dir", str(target)])
+            hf(ours, work, ["download", f"{repo}-lfs", "--local-dir", str(target)])
             seconds = time.perf_counter() - begin
             note = f"the server worked {ours.cpu_seconds() - before:.1f} s"
             for name in names:

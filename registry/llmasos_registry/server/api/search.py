@@ -139,22 +139,25 @@ def _ranked(conn: sa.Connection, seen: sa.ColumnElement[bool], text: str, wanted
     Within each, what is downloaded most goes first; of very common words the newest and the most popular are looked at.
     """
     best: dict[int, tuple[int, int, str]] = {}
-    joined = "-".join(wanted)
+    joined, first = "-".join(wanted), wanted[0]
     spellings = {text, joined, text.replace("_", "-")}
 
     def note(rows: Iterable[Any], tier: int) -> None:
-        for row in rows:
-            if row.id not in best:
-                short = row.key.rpartition("/")[2]
-                if row.key in spellings or short in spellings:
-                    place = 0
-                elif row.key.startswith(joined) or short.startswith(joined):
-                    place = 1
-                elif all(word in row.key for word in wanted):  # seldom; what follows is slow
-                    place = 2 if _holds(" ".join(words(row.key)), wanted) else tier
-                else:
-                    place = tier
-                best[row.id] = (place, -row.downloads, row.key)
+        for number, key, downloads, *_ in rows:
+            if number in best:
+                continue
+            short = key.rpartition("/")[2]
+            if key in spellings or short in spellings:
+                place = 0
+            elif key.startswith(joined) or short.startswith(joined):
+                place = 1
+            elif first in key and _holds(
+                " ".join(words(key)), wanted
+            ):  # the second is slow, the first seldom true
+                place = 2
+            else:
+                place = tier
+            best[number] = (place, -downloads, key)
 
     columns = sa.select(documents.c.id, documents.c.key, documents.c.downloads)
     beginning = documents.c.key.between(joined, joined + "\U0010ffff")
