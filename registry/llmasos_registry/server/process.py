@@ -50,7 +50,8 @@ def configure_logging(access_log: bool = True) -> None:
 def check_folder(folder: Path) -> None:
     """Make the data folder and write to it. Raises EnvironmentProblem."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        # Private files and the key of signed addresses lie in it: nobody else's business on this machine.
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         probe = folder / f".probe-{os.getpid()}"
         probe.touch()
         probe.unlink()

@@ -34,7 +34,7 @@ FIRST_ADMIN = "admin"
 
 def open_registry(settings: Settings) -> Registry:
     """The registry of these settings; its database is created or brought up to date."""
-    settings.data.mkdir(parents=True, exist_ok=True)
+    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     db = Database(settings.database) if settings.database else Database.of_folder(settings.data)
     bring_up_to_date(db)
     with db.write() as conn:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from llmasos_registry.wheel.archive import WheelFacts
@@ -54,6 +56,18 @@ def check_hosted(facts: WheelFacts) -> None:
         _check_head(facts, head, declared)
     for path in facts.other_paths:
         _check_outside(path)
+    check_requirements(facts.metadata.requires_dist or ())
+
+
+def check_requirements(requirements: Iterable[Requirement]) -> None:
+    """Refuse a requirement that names an address: installers would fetch it past this index. Raises WheelRefused."""
+    for requirement in requirements:
+        if requirement.url is not None:
+            raise WheelRefused(
+                "metadata",
+                f"requires {requirement.name} from the address {requirement.url[:100]!a}",
+                hint="require it by name and range; what it needs is published to the index",
+            )
 
 
 def import_names(facts: WheelFacts) -> tuple[str, ...]:
@@ -98,8 +112,10 @@ def _check_head(facts: WheelFacts, head: str, declared: set[str]) -> None:
         raise WheelRefused("runs at start-up", "Python would import this whenever it starts", member=head)
     if name in sys.stdlib_module_names:
         raise WheelRefused("top level", f"`{name}` is a module of Python itself", member=head)
-    if name in _TAKEN and _TAKEN[name] != facts.name:
-        raise WheelRefused("top level", f"`{name}` belongs to the distribution {_TAKEN[name]}", member=head)
+    # `Torch` and `torch` are one folder on macOS and Windows.
+    taken = _TAKEN.get(name.casefold(), facts.name)
+    if taken != facts.name:
+        raise WheelRefused("top level", f"`{name}` belongs to the distribution {taken}", member=head)
     if own or name in declared:
         return
     if name.startswith("llmasos_") and facts.name != "llmasos":

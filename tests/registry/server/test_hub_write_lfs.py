@@ -253,9 +253,11 @@ def test_an_upload_in_parts(make_app: Any) -> None:
             assert app.post(complete, json=parts(*etags, *etags, *etags)).status_code == 400
     swapped = app.post(complete, json=parts(wrong.headers["ETag"], *etags[1:]))
     assert swapped.status_code == 400
+    assert put(app, header["00003"], bytes(len(piece))).status_code == 200
     bad = app.post(complete, json=parts(*etags[:2], wrong.headers["ETag"]))
     assert bad.status_code == 400
     assert "sha256" in bad.json()["error"]
+    assert put(app, header["00003"], piece).status_code == 200
     assert app.post(complete, json=parts(*etags) | {"oid": "0" * 64}).status_code == 400
     for value in (None, [1, 2, 3], [{"partNumber": 1, "etag": "../../x"}] * 3):
         assert app.post(complete, json={"oid": sha256(DATA), "parts": value}).status_code == 400

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hub_uploads import NDJSON, commit, file, header, large, line, make_repo, send, sha256
 
+from llmasos_registry.server.hub import leaderboard, preupload
 from llmasos_registry.server.hub.card import check_card
 from llmasos_registry.server.store.git import lfs_pointer
 
@@ -130,3 +131,86 @@ def test_a_token_for_projects_never_speaks_for_an_account(app: Any) -> None:
     assert app.get("/v1/audit?account=acme", made["token"]).status_code == 403
     key = {"pem": "x", "proof": "x"}
     assert app.post("/v1/publishers/acme/keys", made["token"], json=key).status_code == 403
+
+
+def test_patterns_have_so_much_time_and_no_more(app: Any, ann: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preupload, "_PATTERN_SECONDS", 0.2)
+    files = [{"path": "/".join(["a" * 15] * 60) + str(n), "size": 1} for n in range(1000)]
+    body = {"files": files, "gitIgnore": "*a*a*a*a*a*b\n" * 2000}
+    answer = app.post("/api/models/ann/m/preupload/main", ann, json=body)
+    assert (answer.status_code, "take more than" in answer.json()["error"]) == (400, True)
+
+
+def test_what_the_registry_reads_of_one_commit_has_a_limit(app: Any, ann: str) -> None:
+    long = b"- {dataset: {id: d}, value: 1, notes: " + b"x" * 900_000 + b"}\n"
+    files = (file(f".eval_results/{n}.yaml", long) for n in range(6))
+    assert commit(app, ann, "ann/m", *files).status_code == 413
+
+
+def test_a_part_that_is_sent_again_takes_the_place_of_the_first(make_app: Any) -> None:
+    app = make_app(multipart_chunk=1000)
+    ann = app.user("ann")
+    make_repo(app, ann, "ann/m")
+    body = {"operation": "upload", "transfers": ["multipart"]}
+    body["objects"] = [{"oid": sha256(WEIGHTS), "size": len(WEIGHTS)}]  # type: ignore[assignment]
+    answer = app.post("/ann/m.git/info/lfs/objects/batch", ann, json=body).json()
+    address = answer["objects"][0]["actions"]["upload"]["header"]["00001"].removeprefix(
+        "http://registry.test"
+    )
+    for fill in (b"a", b"b", b"c"):
+        assert app.call("PUT", address, content=fill * 1000).status_code == 200
+    (folder,) = (p for p in app.registry.store.parts.iterdir() if p.is_dir())
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_private_rows_do_not_use_up_a_leaderboard(
+    app: Any, ann: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leaderboard, "MAX_ENTRIES", 1)
+    bea = app.user("bea")
+    make_repo(app, ann, "ann/d", kind="dataset")
+    make_repo(app, bea, "bea/hidden", private=True)
+    rows = "".join(f"- {{dataset: {{id: ann/d}}, value: {n}}}\n" for n in range(2, 20))
+    assert commit(app, bea, "bea/hidden", file(".eval_results/a.yaml", rows.encode())).status_code == 200
+    row = b"- {dataset: {id: ann/d}, value: 1}\n"
+    assert commit(app, ann, "ann/m", file(".eval_results/a.yaml", row)).status_code == 200
+    answer = app.get("/api/datasets/ann/d/leaderboard")
+    assert [entry["modelId"] for entry in answer.json()] == ["ann/m"]
+
+
+def test_a_token_for_projects_speaks_in_no_other(app: Any, ann: str) -> None:
+    bea = app.user("bea")
+    make_repo(app, bea, "bea/m")
+    app.call("PUT", "/api/models/bea/m/settings", bea, json={"gated": "auto"})
+    body = {"name": "part", "scopes": ["write"], "projects": ["ann/*"]}
+    part = app.post("/v1/tokens", ann, json=body).json()["token"]
+    said = {"title": "t", "description": "d"}
+    assert app.post("/api/models/bea/m/discussions", part, json=said).status_code == 403
+    assert app.post("/api/models/bea/m/discussions", ann, json=said).status_code == 200
+    for path in ("comment", "title", "status"):
+        body = {"comment": "c", "title": "t", "status": "closed"}
+        assert app.post(f"/api/models/bea/m/discussions/1/{path}", part, json=body).status_code == 403
+    assert app.post("/bea/m/ask-access", part, json={}).status_code == 403
+    assert app.post("/bea/m/ask-access", ann, json={}).json() == {"status": "accepted"}
+
+
+def test_an_address_of_a_file_ends_with_the_right_to_it(app: Any, ann: str) -> None:
+    send(app, ann, "ann/m", WEIGHTS)
+    commit(app, ann, "ann/m", large("w", WEIGHTS))
+    bea = app.user("bea")
+    asked = {"operation": "download", "objects": [{"oid": sha256(WEIGHTS), "size": len(WEIGHTS)}]}
+
+    def address(token: str | None) -> str:
+        answer = app.post("/ann/m.git/info/lfs/objects/batch", token, json=asked).json()
+        href: str = answer["objects"][0]["actions"]["download"]["href"]
+        return href.removeprefix("http://registry.test")
+
+    known = {None: address(None), bea: address(bea), ann: address(ann)}
+    assert [app.get(path).status_code for path in known.values()] == [200, 200, 200]
+    app.call("PUT", "/api/models/ann/m/settings", ann, json={"gated": "manual"})
+    assert [app.get(path).status_code for path in known.values()] == [401, 403, 200]
+    app.call("PUT", "/api/models/ann/m/settings", ann, json={"private": True})
+    assert [app.get(path).status_code for path in known.values()] == [401, 404, 200]
+    made = app.get("/v1/tokens", ann).json()["tokens"]
+    app.delete(f"/v1/tokens/{made[0]['id']}", ann)
+    assert app.get(known[ann]).status_code == 401

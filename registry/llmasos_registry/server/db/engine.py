@@ -6,6 +6,7 @@ through ``BEGIN IMMEDIATE``. PostgreSQL: psycopg, READ COMMITTED, row locks wher
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -65,7 +66,9 @@ class Database:
     @classmethod
     def of_folder(cls, folder: Path) -> Database:
         """The SQLite database of a data folder."""
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Made here, because SQLite would let everybody read it; its other files get the mode of this one.
+        os.close(os.open(cls.file_of(folder), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         return cls(f"sqlite:///{cls.file_of(folder)}")
 
     @staticmethod

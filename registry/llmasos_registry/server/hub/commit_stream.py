@@ -28,6 +28,8 @@ MAX_LINE = 1 << 20
 MAX_OPERATIONS = 50_000
 #: Contents inside one commit, together. Clients send 100 MiB.
 MAX_INLINE_TOTAL = 1 << 30
+#: What the registry reads itself of one commit.
+MAX_READ_TOTAL = 4 << 20
 #: Small files on their way to the disk at the same time: a disk syncs several files in the time of one.
 _WRITERS = 4
 _IN_FLIGHT = 32
@@ -98,6 +100,7 @@ class CommitReader:
         self._content: _Content | None = None
         self._streamed: _Content | None = None
         self._total = 0
+        self._read_bytes = 0
         self._stack = ExitStack()
         self._pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="commit")
 
@@ -208,7 +211,7 @@ class CommitReader:
             raise too_large(f"{path} (send it as LFS: ask `preupload`); a file in a commit", self._max_inline)
         self._count(len(data))
         if is_read(path) and len(data) <= MAX_READ:
-            self.contents[path] = data
+            self._read(path, data)
         pointer = self._pointer(path, data)
         if pointer is not None:
             self._operations.append(pointer)
@@ -217,6 +220,13 @@ class CommitReader:
         if waiting >= 0 and isinstance(before := self._operations[waiting], Future):
             before.result()
         self._operations.append(self._pool.submit(self._put, path, data))
+
+    def _read(self, path: str, data: bytes) -> None:
+        """Keep a file that the registry reads itself; their number is the sender's, so their sum has a limit."""
+        self.contents[path] = data
+        self._read_bytes += len(data)
+        if self._read_bytes > MAX_READ_TOTAL:
+            raise too_large("cards, manifests and results of one commit, together,", MAX_READ_TOTAL)
 
     def _put(self, path: str, data: bytes) -> Inline:
         return Inline(path, blob_id(data), self._store.put(data))
@@ -232,7 +242,7 @@ class CommitReader:
                 if keep:
                     kept += piece
         if keep:
-            self.contents[path] = bytes(kept)
+            self._read(path, bytes(kept))
         stored = writer.commit()
         self._stack.close()
         return Inline(path, digest.hexdigest(), stored)

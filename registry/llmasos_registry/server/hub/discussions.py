@@ -16,7 +16,7 @@ from llmasos_registry.server.db.engine import utcnow
 from llmasos_registry.server.db.tables_hub import discussion_events, discussions, repos
 from llmasos_registry.server.failures import Failure, bad_request, forbidden, not_supported
 from llmasos_registry.server.hub.answers import moment
-from llmasos_registry.server.hub.repository import Repo, requested_repo
+from llmasos_registry.server.hub.repository import Repo, check_covered, requested_repo
 from llmasos_registry.server.responses import json_response
 from llmasos_registry.server.routing import Route
 
@@ -74,6 +74,7 @@ def open_discussion(request: Request) -> Response:
     text = _text(body, "description", MAX_COMMENT)
     with request.registry.db.write() as conn:
         repo = requested_repo(conn, request)
+        check_covered(repo, caller)
         # One number each: on PostgreSQL the lock keeps two openers apart.
         conn.execute(sa.select(repos.c.id).where(repos.c.id == repo.id).with_for_update())
         last = conn.execute(
@@ -103,6 +104,7 @@ def comment(request: Request) -> Response:
     text = _text(request.json_object(), "comment", MAX_COMMENT)
     with request.registry.db.write() as conn:
         repo = requested_repo(conn, request)
+        check_covered(repo, request.caller)
         row = _find(conn, repo, request)
         made = _add(conn, repo, row.num, request.caller, "comment", _comment(text))
         _note(conn, request.caller, repo, "discussion.comment", {"num": row.num})
@@ -156,6 +158,7 @@ def _find(conn: sa.Connection, repo: Repo, request: Request) -> sa.Row[Any]:
 
 def _own(conn: sa.Connection, repo: Repo, request: Request) -> sa.Row[Any]:
     row, caller = _find(conn, repo, request), request.caller
+    check_covered(repo, caller)
     if row.author != caller.name and not caller.may_write(repo.owner, repo.full_name):
         raise forbidden("Only its author and maintainers may change a discussion")
     return row

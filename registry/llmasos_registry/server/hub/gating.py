@@ -18,7 +18,7 @@ from llmasos_registry.server.db.tables_accounts import accounts
 from llmasos_registry.server.db.tables_hub import access_requests, repos
 from llmasos_registry.server.failures import Failure, bad_request
 from llmasos_registry.server.hub.answers import moment, next_page, page_limit
-from llmasos_registry.server.hub.repository import Repo, requested_repo
+from llmasos_registry.server.hub.repository import Repo, check_covered, requested_repo
 from llmasos_registry.server.responses import json_response
 from llmasos_registry.server.routing import Route
 
@@ -42,6 +42,7 @@ def _ask(request: Request, kind: str) -> Response:
     fields, caller = _fields(request), request.caller
     with request.registry.db.write() as conn:
         repo = requested_repo(conn, request, "read", kind)
+        check_covered(repo, caller)
         _check_gated(repo)
         same = (access_requests.c.repo_id == repo.id) & (access_requests.c.user_id == caller.account)
         _lock(conn, repo)

@@ -14,6 +14,7 @@ from llmasos_registry.server.context import Request
 from llmasos_registry.server.db.tables_accounts import accounts
 from llmasos_registry.server.db.tables_hub import eval_results, repos
 from llmasos_registry.server.failures import Failure
+from llmasos_registry.server.hub.listings import visible
 from llmasos_registry.server.hub.repository import requested_repo
 from llmasos_registry.server.responses import json_response
 from llmasos_registry.server.routing import Route
@@ -27,7 +28,8 @@ def leaderboard(request: Request) -> Response:
     caller, query = request.caller, request.query_params
     with request.registry.db.read() as conn:
         dataset = requested_repo(conn, request, "read", "dataset")
-        chosen = [eval_results.c.dataset == dataset.full_name.lower(), repos.c.disabled.is_(None)]
+        # Left out by the query: rows that a caller may not see must not use up the limit.
+        chosen = [eval_results.c.dataset == dataset.full_name.lower(), *visible(caller)]
         if query.get("task"):
             chosen.append(eval_results.c.task == query["task"])
         rows = conn.execute(

@@ -15,13 +15,14 @@ from starlette.responses import Response
 
 from llmasos_registry.server.accounts.caller import Caller
 from llmasos_registry.server.accounts.quota import check_quota
+from llmasos_registry.server.accounts.tokens import caller_of_token
 from llmasos_registry.server.context import Request
 from llmasos_registry.server.db.engine import utcnow
 from llmasos_registry.server.db.tables_store import uploads
 from llmasos_registry.server.failures import Failure, bad_request
 from llmasos_registry.server.hub import signed_claims
 from llmasos_registry.server.hub.blob_rights import grant, held, usable
-from llmasos_registry.server.hub.repository import Repo, check_write, repo_by_id, requested_repo
+from llmasos_registry.server.hub.repository import Repo, check_write, find_repo, repo_by_id, requested_repo
 from llmasos_registry.server.responses import blob_response, json_response
 from llmasos_registry.server.routing import Handler, Route
 
@@ -159,7 +160,10 @@ def _download(request: Request, kind: str, objects: Mapping[str, int]) -> Respon
         answer: dict[str, Any] = {"oid": oid, "size": size}
         if there.get(oid) == size:
             lifetime = registry.settings.url_lifetime
-            claim = signed_claims.sign(registry.secret, "lfs-get", repo.id, 0, lifetime, oid=oid, size=size)
+            token = request.caller.token or 0
+            claim = signed_claims.sign(
+                registry.secret, "lfs-get", repo.id, token, lifetime, oid=oid, size=size
+            )
             href = f"{request.root}/api/lfs/get?{signed_claims.PARAMETER}={claim}"
             answer["authenticated"] = True
             answer["actions"] = {"download": {"href": href, "expires_in": lifetime}}
@@ -178,7 +182,11 @@ def get_object(request: Request) -> Response:
             repo = repo_by_id(conn, values["r"])
         except LookupError:
             raise Failure(404, "The repository was deleted", code="RepoNotFound") from None
-        if repo.disabled is not None or values["oid"] not in held(conn, repo, [values["oid"]]):
+        # Asked again: it may have become private or gated, or the token have been revoked, since the address was made.
+        address = request.caller.address
+        caller = caller_of_token(conn, values["t"], utcnow(), address) if values["t"] else request.caller
+        find_repo(conn, repo.kind, repo.full_name, caller, "content")
+        if values["oid"] not in held(conn, repo, [values["oid"]], committed=True):
             raise Failure(404, "The repository has no such object any more")
     return blob_response(request, values["oid"], values["size"], etag=values["oid"])
 
@@ -229,7 +237,7 @@ def duplicate(request: Request) -> Response:
 
 
 def _target(conn: sa.Connection, kind: str, name: str, caller: Caller) -> Repo:
-    from llmasos_registry.server.hub.repository import Moved, find_repo
+    from llmasos_registry.server.hub.repository import Moved
 
     try:
         return find_repo(conn, kind, name, caller, "write")

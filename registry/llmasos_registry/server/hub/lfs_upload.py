@@ -122,6 +122,10 @@ class _PartFile:
         etag = self._digest.hexdigest()
         self._file.close()
         os.replace(self.path, self.folder / f"{number:05d}-{etag}")
+        # One part is one file: other bytes sent for it before would fill the disk.
+        for other in self.folder.glob(f"{number:05d}-*"):
+            if other.name != f"{number:05d}-{etag}":
+                other.unlink(missing_ok=True)
         return etag
 
     def close(self) -> None:

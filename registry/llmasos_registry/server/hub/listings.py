@@ -51,7 +51,7 @@ def list_repos(request: Request) -> Response:
         raise not_supported(f"sorting by `{sort[:40]}`; there are {', '.join(_SORTS)}")
     column, upward = _SORTS[sort], query.get("direction") == "1"
     statement = sa.select(*COLUMNS, repos.c.card).where(
-        repos.c.kind == kind, *_visible(request.caller), *_filters(request)
+        repos.c.kind == kind, *visible(request.caller), *_filters(request)
     )
     if "cursor" in query:
         value, number = _read_cursor(query["cursor"], sort)
@@ -73,7 +73,8 @@ def list_repos(request: Request) -> Response:
     return json_response(answer, headers=headers)
 
 
-def _visible(caller: Caller) -> list[sa.ColumnElement[bool]]:
+def visible(caller: Caller) -> list[sa.ColumnElement[bool]]:
+    """Conditions on ``repos``: what the account may know of. The token's own restriction is the reader's to check."""
     if caller.admin and "admin" in caller.scopes:
         return []
     owners = [caller.name.lower(), *caller.roles] if not caller.anonymous else []

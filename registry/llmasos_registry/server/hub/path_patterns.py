@@ -7,7 +7,9 @@ gitattributes(5).
 from __future__ import annotations
 
 import fnmatch
+import math
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,12 +46,25 @@ def parse_pattern(line: str) -> Pattern | None:
     return Pattern(names, anchored, folder, negated) if names else None
 
 
-def ignored(patterns: Sequence[Pattern], path: str) -> bool:
-    """Whether `.gitignore` leaves a file out: the last pattern that matches decides, and a folder takes all below along."""
+class TooCostly(Exception):
+    """Many patterns against many long paths: the time that a request may take for them is over."""
+
+
+def _check_time(until: float) -> None:
+    if time.monotonic() > until:
+        raise TooCostly
+
+
+def ignored(patterns: Sequence[Pattern], path: str, until: float = math.inf) -> bool:
+    """Whether `.gitignore` leaves a file out: the last pattern that matches decides, and a folder takes all below along.
+
+    Raises TooCostly when it is later than ``until`` (``time.monotonic``).
+    """
     names = path.split("/")
     for depth in range(1, len(names) + 1):
         verdict = False
         for pattern in patterns:
+            _check_time(until)
             if pattern.folder and depth == len(names):
                 continue
             if _matches(pattern, names[:depth]):
@@ -82,11 +97,12 @@ def read_lfs_attributes(text: str) -> tuple[Pattern, ...]:
     return tuple(found)
 
 
-def sent_to_lfs(patterns: Sequence[Pattern], path: str) -> bool:
-    """Whether `.gitattributes` names the file for LFS: the last pattern that matches decides."""
+def sent_to_lfs(patterns: Sequence[Pattern], path: str, until: float = math.inf) -> bool:
+    """Whether `.gitattributes` names the file for LFS: the last pattern that matches decides. Raises TooCostly as ``ignored``."""
     names = path.split("/")
     verdict = False
     for pattern in patterns:
+        _check_time(until)
         if _matches(pattern, names):
             verdict = not pattern.negated
     return verdict

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from llmasos_registry.server.failures import bad_request, not_supported
 from llmasos_registry.server.hub.objects import File, walk
 from llmasos_registry.server.hub.path_patterns import (
     Pattern,
+    TooCostly,
     ignored,
     read_ignore,
     read_lfs_attributes,
@@ -30,6 +32,8 @@ MAX_FILES = 1000
 #: Of `.gitignore` and `.gitattributes`, in bytes.
 _MAX_RULES = 64 << 10
 _MAX_SAMPLE = 4096
+#: For matching patterns, in one request.
+_PATTERN_SECONDS = 10.0
 
 
 def preupload(request: Request) -> Response:
@@ -55,7 +59,16 @@ def preupload(request: Request) -> Response:
         ignore = read_ignore(
             given[:_MAX_RULES] if given is not None else _rules(registry, conn, commit.tree, ".gitignore")
         )
-        answers = [_answer(registry, conn, commit.tree, file, attributes, ignore) for file in files]
+        until = time.monotonic() + _PATTERN_SECONDS
+        try:
+            answers = [
+                _answer(registry, conn, commit.tree, file, attributes, ignore, until) for file in files
+            ]
+        except TooCostly:
+            raise bad_request(
+                f"The patterns of .gitignore and .gitattributes take more than {_PATTERN_SECONDS:g} seconds for these files",
+                hint="ask for fewer files at a time, or use fewer patterns",
+            ) from None
     return json_response({"files": answers, "commitOid": commit.oid})
 
 
@@ -66,6 +79,7 @@ def _answer(
     file: Any,
     attributes: Sequence[Pattern],
     ignore: Sequence[Pattern],
+    until: float,
 ) -> dict[str, Any]:
     if not isinstance(file, dict) or not isinstance(file.get("path"), str):
         raise bad_request("each of `files` has a path")
@@ -80,13 +94,13 @@ def _answer(
         and (
             (current is not None and current.lfs)
             or is_binary(_sample(file.get("sample"), path))
-            or sent_to_lfs(attributes, path)
+            or sent_to_lfs(attributes, path, until)
         )
     )
     answer = {
         "path": path,
         "uploadMode": "lfs" if lfs else "regular",
-        "shouldIgnore": bool(ignore) and ignored(ignore, path),
+        "shouldIgnore": bool(ignore) and ignored(ignore, path, until),
     }
     if current is not None:
         answer["oid"] = current.etag

@@ -154,6 +154,12 @@ def check_write(repo: Repo, caller: Caller, role: str = "maintainer") -> None:
         )
 
 
+def check_covered(repo: Repo, caller: Caller) -> None:
+    """Raises Failure 403 where a token is for other projects: what everybody may do, it may not do in its owner's name."""
+    if not caller.covers(repo.full_name):
+        raise forbidden(f"This token is restricted to some projects; {repo.full_name} is none of them")
+
+
 def _check_gate(conn: sa.Connection, repo: Repo, caller: Caller) -> None:
     if caller.may_read(repo.owner, repo.full_name, private=True):
         return  # the owner's own people

@@ -92,5 +92,6 @@ class Files:
         if self._upstream is None or not is_key(key) or is_reserved(key, self._reserved):
             raise not_found("There is no such file")
         if self._pages.get(key) is not None:
-            raise not_found("This name is known here; the upstream's files for it are not served")
+            # As for a name that the upstream does not have: private names are not told.
+            raise not_found("The upstream index does not list this file")
         return self._upstream.file(request, key, request.params["sha256"], request.params["filename"])

@@ -59,7 +59,7 @@ def create(request: Request) -> Response:
     reserved = settings.reserved_prefixes
     if (
         settings.upstream_index is not None
-        and not caller.admin
+        and not (caller.admin and "admin" in caller.scopes)
         and not is_reserved(key_of(body.name), reserved)
     ):
         raise forbidden(

@@ -39,7 +39,7 @@ from llmasos_registry.server.index.projects import check_free, check_owner, crea
 from llmasos_registry.server.index.upstream import Upstream
 from llmasos_registry.server.store.blobs import BlobWriter, DigestMismatch, Stored, record_blob
 from llmasos_registry.wheel.archive import WheelFacts, read_wheel
-from llmasos_registry.wheel.hosting import check_hosted, import_names
+from llmasos_registry.wheel.hosting import check_hosted, check_requirements, import_names
 from llmasos_registry.wheel.plugin import read_plugin, read_plugins
 from llmasos_registry.wheel.refusal import Limits
 from llmasos_registry.wheel.sdist import SdistFacts, read_sdist
@@ -116,6 +116,7 @@ def read_parcel(writer: BlobWriter, filename: str, fields: Mapping[str, str], ma
                 manifest, imports = read_plugin(facts), import_names(facts)
             else:
                 facts = read_sdist(file, filename, limits)
+                check_requirements(facts.metadata.requires_dist or ())
     except LlmasosError as error:
         raise bad_request(
             f"{filename}: {error.message.removeprefix(f'{filename}: ')}", hint=error.hint
@@ -148,7 +149,9 @@ class Publishing:
     def check_new_name(self, caller: Caller, key: str) -> None:
         """A name that the upstream has may be taken over here by an administrator only: everyone who installs from this
         index would get the local project from then on. Asks the upstream; raises Failure 403 and 502."""
-        if self._upstream is None or caller.admin or is_reserved(key, self._settings.reserved_prefixes):
+        if self._upstream is None or is_reserved(key, self._settings.reserved_prefixes):
+            return
+        if caller.admin and "admin" in caller.scopes:
             return
         with self._registry.db.read() as conn:
             if conn.execute(sa.select(projects.c.id).where(projects.c.key == key)).first() is not None:

@@ -63,14 +63,20 @@ class Simple:
         if page is not None:
             if page.gone or (page.private and not request.caller.may_read(page.owner, key, private=True)):
                 # A private name answers as a missing one does, and is not looked up elsewhere either.
-                raise not_found(f"There is no project `{key}`")
+                raise self._missing(key)
             return self._send(request, page, page.private)
         if self._upstream is None or is_reserved(key, self._reserved):
-            raise not_found(f"There is no project `{key}`")
+            raise self._missing(key)
         found = await to_thread.run_sync(self._upstream.page, key, limiter=self._upstream.limiter)
         if found is None:
-            raise not_found(f"There is no project `{key}`, here or at the upstream index")
+            raise self._missing(key)
         return self._send(request, found, False)
+
+    def _missing(self, key: str) -> Failure:
+        """404, in the same words whether a name is private, was deleted or never was."""
+        if self._upstream is None or is_reserved(key, self._reserved):
+            return not_found(f"There is no project `{key}`")
+        return not_found(f"There is no project `{key}`, here or at the upstream index")
 
     def without_slash(self, request: Request) -> Response:
         """The address of a page ends with a slash; relative addresses in it depend on that."""
