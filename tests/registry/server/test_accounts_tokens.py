@@ -129,6 +129,7 @@ def test_a_token_grants_no_more_than_it_holds(
         {"name": "x", "scopes": ["read"], "projects": []},
         {"name": "x", "scopes": ["read"], "expires_at": "2020-01-01T00:00:00Z"},
         {"name": "x", "scopes": ["read"], "expires_at": "2099-01-01T00:00:00"},
+        {"name": "x", "scopes": ["read"], "expires_at": "9999-12-31T23:59:59-23:59"},
         {"name": "x", "scopes": ["read"], "more": 1},
     ],
 )

@@ -228,6 +228,7 @@ MALFORMED: list[dict[str, Any]] = [
     {"references": [{"type": "WEB", "url": "javascript:alert(1)"}]},
     {"unknown": 1},
     {"modified": "yesterday"},
+    {"modified": "0001-01-01T00:00:00+23:59"},
 ]
 
 

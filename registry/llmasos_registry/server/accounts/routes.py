@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
@@ -26,6 +26,7 @@ from llmasos_registry.server.accounts.people import (
 )
 from llmasos_registry.server.accounts.quota import allowed_bytes, used_bytes
 from llmasos_registry.server.accounts.tokens import TokenFacts, issue_token, list_tokens, revoke_token
+from llmasos_registry.server.api.moments import Moment
 from llmasos_registry.server.api.operation import Body, Operation, Text, read_body
 from llmasos_registry.server.context import Request
 from llmasos_registry.server.failures import forbidden, not_found
@@ -91,7 +92,7 @@ class TokenRequest(Body):
     projects: (
         Annotated[list[Annotated[Text, Field(min_length=1, max_length=200)]], Field(max_length=100)] | None
     ) = None
-    expires_at: AwareDatetime | None = None
+    expires_at: Moment | None = None
 
 
 class OrgRequest(Body):

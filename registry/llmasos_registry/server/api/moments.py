@@ -1,8 +1,22 @@
-"""Times as the API writes them: RFC 3339, UTC, ``Z`` at the end."""
+"""Times as the API reads and writes them: RFC 3339; written in UTC, with ``Z`` at the end."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import AfterValidator, AwareDatetime
+
+
+def _utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a time within the years 1 to 9999, in UTC too") from None
+
+
+#: A time in a body, with its offset; in UTC once it is read.
+Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
 
 
 def rfc3339(moment: datetime) -> str:

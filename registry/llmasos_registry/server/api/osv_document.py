@@ -6,12 +6,12 @@ PEP 503; ``llmasos`` for models and datasets, names ``models/owner/name`` and ``
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from packaging.utils import canonicalize_name
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from llmasos_registry.server.api.moments import Moment
 from llmasos_registry.server.api.operation import Body, Text
 from llmasos_registry.server.api.osv_versions import PYPI, readable
 
@@ -24,13 +24,6 @@ Words = Annotated[Text, Field(max_length=100_000)]
 Version = Annotated[Text, Field(min_length=1, max_length=200)]
 #: Prefix of the database and a number: GHSA-..., PYSEC-2026-1; ``x_`` before the prefix of a database of one's own.
 AdvisoryId = Annotated[Text, Field(pattern=r"^(x_)?[A-Za-z][A-Za-z0-9]*-[A-Za-z0-9._-]+$", max_length=80)]
-
-
-def _utc(moment: datetime) -> datetime:
-    return moment.astimezone(UTC)
-
-
-Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
 
 
 class _Part(BaseModel):
