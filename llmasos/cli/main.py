@@ -287,6 +287,21 @@ def _report(state: State, error: LlmasosError) -> int:
     return int(error.exit_code)
 
 
+#: Commands that people look for in another group than theirs.
+_ELSEWHERE = {
+    "llmasos uninstall": "llmasos plugin uninstall NAME",
+    "llmasos login": "llmasos registry login",
+    "llmasos serve": "llmasos registry serve",
+    "llmasos publish": "llmasos plugin publish FOLDER` or `llmasos model publish FOLDER ORG/NAME",
+    "llmasos pull": "llmasos model pull ORG/NAME",
+    "llmasos plugin install": "llmasos install NAME",
+    "llmasos plugin search": "llmasos search WORDS",
+    "llmasos model search": "llmasos search WORDS",
+    "llmasos model install": "llmasos model pull ORG/NAME",
+    "llmasos registry search": "llmasos search WORDS",
+}
+
+
 def _usage(state: State, error: click.ClickException) -> int:
     context = getattr(error, "ctx", None)
     # click 8.2 raises this for a group without arguments; before, it showed the help itself.
@@ -294,11 +309,17 @@ def _usage(state: State, error: click.ClickException) -> int:
         click.echo(context.get_help(), err=True)
         return int(ExitCode.USAGE)
     path = context.command_path if context is not None else "llmasos"
+    message = error.format_message()
     hint = f"`{path} --help` shows what it takes"
+    for wrong, right in _ELSEWHERE.items():
+        group, _, name = wrong.rpartition(" ")
+        if path == group and message.startswith((f"no command `{name}`", f"No such command '{name}'")):
+            # Near misses would offer the opposite: `install` for `uninstall`.
+            message, hint = f"no command `{wrong}`", f"it is `{right}`"
     option = getattr(error, "option_name", None)
     if option in GLOBAL_FLAGS:
         hint = f"{option} stands before the command: llmasos {option} ..."
-    state.output.error(error.format_message(), hint)
+    state.output.error(message, hint)
     return int(ExitCode.USAGE) if isinstance(error, click.UsageError) else error.exit_code
 
 

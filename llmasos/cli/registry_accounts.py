@@ -109,7 +109,8 @@ def user_add(
 
         made = create_account(conn, operator(), name, fullname=fullname, admin=admin, quota=quota)
     state.output.emit(_account_json(made), f"added user {made.name}")
-    state.output.note(f"a token: llmasos registry token new {made.name}")
+    where = f" --data {data}" if data is not None else ""
+    state.output.note(f"a token to publish with: llmasos registry token new {made.name}{where}")
 
 
 @user.command("list")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,12 @@ def new(state: State, key: Path | None, register: bool, comment: str, registry: 
     from llmasos_registry.signatures.keys import generate, keyid
 
     path = key_path(state.config.config_dir, key)
+    if register:
+        from llmasos_registry.client.credentials import connect
+
+        # Before the key is made: a registry that is not there, or a wrong token, leaves nothing behind.
+        with connect(state.config, registry, need_token=True) as connection:
+            _caller(connection)
     made = generate(path)
     name = keyid(made.public_key())
     state.output.note(
@@ -156,6 +163,11 @@ def revoke(state: State, keyid: str, account: str | None, registry: str | None, 
     from llmasos_registry.client.connection import path_segment
     from llmasos_registry.client.credentials import connect
 
+    if not yes and not sys.stdin.isatty():
+        raise UsageError(
+            "nothing was revoked: there is no terminal to ask on",
+            hint=f"to revoke it run: llmasos registry key revoke {keyid} --yes",
+        )
     if not yes and not click.confirm(f"revoke {keyid}? It can never be used again", err=True):
         raise click.Abort
     with connect(state.config, registry, need_token=True) as connection:

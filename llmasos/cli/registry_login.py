@@ -38,7 +38,9 @@ def command(state: State, registry: str | None, logout: bool) -> None:
         token = sys.stdin.readline(4096)
     token = token.strip()
     if not token or not token.isprintable() or " " in token:
-        raise UsageError("that is no token", hint="make one at the registry, or ask whoever runs it")
+        raise UsageError(
+            "that is no token", hint="whoever runs the registry makes one: llmasos registry token new USER"
+        )
     with Connection(url, token) as connection:
         account = caller_name(connection)
     path = store_token(state.config.config_dir, url, token)

@@ -58,7 +58,7 @@ def opened(data: Path | None) -> Iterator[Registry]:
     if settings.database is None and not Database.file_of(settings.data).is_file():
         raise NotFound(
             f"there is no registry in {settings.data}",
-            hint="name its folder with --data, or start one: serve",
+            hint="name its folder with --data, or start one: llmasos registry serve",
         )
     registry = open_registry(settings)
     try:

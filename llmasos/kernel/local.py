@@ -35,7 +35,9 @@ def read_folder(folder: Path) -> PluginRecord:
     if not path.is_dir():
         raise ManifestError(f"{folder} is not a folder", hint="name a folder that contains llmasos.toml")
     if not (path / "llmasos.toml").is_file():
-        raise ManifestError(f"{folder} has no llmasos.toml", hint="name a folder that contains llmasos.toml")
+        inside = sorted(file.parent.name for file in path.glob("*/llmasos.toml"))
+        hint = f"try {folder / inside[0]}" if inside else "name a folder that contains llmasos.toml"
+        raise ManifestError(f"{folder} has no llmasos.toml", hint=hint)
     record = PluginRecord(plugin_id="", version="local", distribution="(local folder)", local=True)
     return fill(record, str(path.resolve()))
 

@@ -28,7 +28,9 @@ def resolve_path(ref: str) -> ResolvedModel:
         ) from None
     hints = _hints(path)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", ref):
-        hints.append(f"for a Hugging Face repository write hf://{ref}")
+        hints.append(
+            f"for a Hugging Face repository write hf://{ref}, for one of a registry registry://{ref}"
+        )
     raise ModelNotFound(f"there is no file or directory {ref}", hint="; ".join(hints) or "check the path")
 
 

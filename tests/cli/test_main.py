@@ -472,3 +472,21 @@ def test_the_console_script_is_main(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as caught:
         main.main()
     assert caught.value.code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "right"),
+    [
+        (["uninstall", "llmasos-acme"], "llmasos plugin uninstall"),
+        (["plugin", "install", "llmasos-acme"], "llmasos install"),
+        (["registry", "search", "acme"], "llmasos search"),
+        (["pull", "acme/tiny"], "llmasos model pull"),
+    ],
+)
+def test_a_command_looked_for_in_the_wrong_group_is_pointed_to(
+    words: list[str], right: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(words) == ExitCode.USAGE
+    told = capsys.readouterr().err
+    assert f"hint: it is `{right}" in told
+    assert "did you mean" not in told.lower()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from llmasos.errors import ManifestError, PluginLoadError, UsageError
+from llmasos.kernel.local import read_folder
 from llmasos.testing.sources import plugin_source, provides_tables
 from llmasos.testing.tmp import manifest, write_plugin
 
@@ -84,6 +85,13 @@ def test_a_name_that_something_else_has_is_refused(world: World) -> None:
     other = write(world.root / "elsewhere" / "acme_pkg", *LAYOUTS["package"])
     with pytest.raises(ManifestError, match="acme_pkg"):
         world.hub(plugins=[other])
+
+
+def test_the_folder_of_a_project_leads_to_its_package(tmp_path: Path) -> None:
+    write_plugin(tmp_path / "project" / "acme_local", manifest("acme-local"), {})
+    with pytest.raises(ManifestError) as refused:
+        read_folder(tmp_path / "project")
+    assert refused.value.hint == f"try {tmp_path / 'project' / 'acme_local'}"
 
 
 @pytest.mark.parametrize(

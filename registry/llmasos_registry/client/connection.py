@@ -152,10 +152,12 @@ class Connection:
         try:
             yield
         except (httpx2.TransportError, ssl.SSLError) as error:
-            raise RegistryError(
-                f"cannot reach the registry at {address}: {error}",
-                hint="is it running? `llmasos registry serve` starts one; LLMASOS_REGISTRY says where it is",
-            ) from error
+            hint = "is it running? `llmasos registry serve` starts one; LLMASOS_REGISTRY says where it is"
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                hint = "if it has a certificate of your own authority, SSL_CERT_FILE=FILE names that authority's certificate"
+            elif "WRONG_VERSION_NUMBER" in str(error):
+                hint = "it does not speak TLS there: write http://, not https://"
+            raise RegistryError(f"cannot reach the registry at {address}: {error}", hint=hint) from error
 
     def _check(self, answer: httpx2.Response, address: str) -> None:
         if answer.is_success:
@@ -168,10 +170,18 @@ def failure(status: int, text: str, hint: str | None = None) -> LlmasosError:
     """The error for an HTTP status of a registry."""
     if status == 404:
         return RegistryNotFound(text, hint=hint)
-    if status in (401, 403):
-        return RegistryError(
-            text, hint=hint or "LLMASOS_TOKEN, or `llmasos registry login`, says who you are", status=status
+    if status == 401:
+        hint = (
+            hint
+            or "the token is missing, wrong, expired or revoked: `llmasos registry login`, or LLMASOS_TOKEN"
         )
+        return RegistryError(text, hint=hint, status=status)
+    if status == 403:
+        hint = (
+            hint
+            or "your token or your role does not allow it; LLMASOS_TOKEN goes before `llmasos registry login`"
+        )
+        return RegistryError(text, hint=hint, status=status)
     if status in (400, 409, 412, 413, 422):
         error = UsageError(text, hint=hint)
         return error

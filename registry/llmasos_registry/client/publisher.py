@@ -34,7 +34,7 @@ def check_registered(connection: Connection, account: str, key: PrivateKey) -> N
     if name not in known:
         raise UsageError(
             f"the key {name} is not registered for {account} at {connection.url}",
-            hint=f"llmasos registry key register --account {account}",
+            hint=f"an owner of {account} registers it: llmasos registry key register --account {account}",
         )
     if known[name].revoked:
         raise UsageError(

@@ -7,6 +7,7 @@ Other people's libraries are left to the installer, which knows the whole index.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -109,9 +110,10 @@ def wish(line: str, origin: str) -> Wish:
     try:
         requirement = Requirement(line)
     except InvalidRequirement as error:
-        raise UsageError(
-            f"{line!r} does not name a plugin", hint="write NAME or NAME==1.2 or 'NAME>=1.2,<2'"
-        ) from error
+        hint = "write NAME or NAME==1.2 or 'NAME>=1.2,<2'"
+        if re.fullmatch(r"(registry://)?[\w-][\w.-]*/[\w.-]+(@\S+)?", line):
+            hint = f"if it is a model: llmasos model pull '{line}'"
+        raise UsageError(f"{line!r} does not name a plugin", hint=hint) from error
     if requirement.url is not None or requirement.marker is not None:
         raise UsageError(
             f"{line!r} holds {'an address' if requirement.url else 'a marker'}",

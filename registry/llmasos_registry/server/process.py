@@ -124,7 +124,10 @@ def free_port(host: str, port: int) -> int:
             raise EnvironmentProblem(
                 f"port {port} needs more rights", hint="ports from 1024 are free to all"
             ) from error
-        raise UsageError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+        raise UsageError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}",
+            hint="give --host an address of this machine: 127.0.0.1, or 0.0.0.0 for all of them",
+        ) from error
 
 
 def run(settings: Settings, ready: Callable[[], None], *, access_log: bool = True) -> None:

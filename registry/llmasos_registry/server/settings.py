@@ -38,7 +38,9 @@ class Settings(BaseModel):
         description="the address clients use, when a proxy stands in front; no slash at the end",
     )
     database: str | None = Field(
-        default=None, description="postgresql+psycopg://user@host/name; without it SQLite in the data folder"
+        default=None,
+        pattern=r"^postgresql\+psycopg://\S+$",
+        description="postgresql+psycopg://user@host/name; without it SQLite in the data folder",
     )
     storage: str | None = Field(
         default=None, description="s3://bucket/prefix; without it files in the data folder"
@@ -115,10 +117,16 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] | None = 
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(
-            f"registry setting `{where}`: {first['msg']}",
-            hint=f"correct the flag, {PREFIX}{where.upper()} or {data / FILE}",
-        ) from error
+        hint = f"correct the flag, {PREFIX}{where.upper()} or {data / FILE}"
+        said = str(first["msg"])
+        if first["type"] == "extra_forbidden":
+            said, hint = (
+                "there is no such setting",
+                f"correct {data / FILE}; settings: {', '.join(Settings.model_fields)}",
+            )
+        elif first["type"] == "string_pattern_mismatch":
+            said = f"{first['input']!r} is not what it takes: {Settings.model_fields[where].description}"
+        raise ConfigError(f"registry setting `{where}`: {said}", hint=hint) from error
 
 
 def _parts(text: str) -> list[str]:

@@ -38,6 +38,7 @@ def test_files_and_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ("modle.gguf", "model.gguf"),
         ("sub/deep/model", "has no sub"),
         ("org/name", "hf://org/name"),
+        ("org/name", "registry://org/name"),
         ("", "pypi:package/path"),
         ("a\0b", "NUL"),
         ("x" * 5000, ""),

@@ -286,6 +286,13 @@ def test_what_cannot_be_asked_for(line: str, error: type[Exception], message: st
         resolve([wish(line, "you")], environment(), RegistryCatalogue(table))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["acme/tiny", "acme/tiny@1.2", "registry://acme/tiny"])
+def test_who_asks_for_a_model_here_is_told_how_to_get_it(name: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        wish(name, "you")
+    assert refused.value.hint == f"if it is a model: llmasos model pull '{name}'"
+
+
 def test_one_question_a_project() -> None:
     table = Table(
         {"acme": [version(f"1.{n}", "base", "lib") for n in range(30)], "base": [version("1.0", name="base")]}

@@ -106,6 +106,7 @@ def test_the_store_is_looked_after_while_it_serves(registry: Any, llmasos: Any, 
         ("public_url", "https://example.org/"),
         ("public_url", "example.org"),
         ("max_wheel", "large"),
+        ("database", "mysql://registry@db.example.org/registry"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_named(
@@ -116,6 +117,28 @@ def test_a_setting_that_makes_no_sense_is_named(
     said = llmasos("user", "list", expect=2)
     assert f"registry setting `{name}`" in said
     assert variable in said
+
+
+def test_an_unknown_setting_is_named_with_those_that_there_are(llmasos: Any, tmp_path: Path) -> None:
+    (tmp_path / "registry.toml").write_text('databse = "x"\n', encoding="utf-8")
+    said = llmasos("user", "list", data=tmp_path, expect=2)
+    assert "registry setting `databse`: there is no such setting" in said
+    assert "database" in said.partition("hint:")[2]
+
+
+def test_a_database_that_does_not_answer_is_named_without_its_password(llmasos: Any, tmp_path: Path) -> None:
+    (tmp_path / "registry.toml").write_text(
+        'database = "postgresql+psycopg://registry:hidden@127.0.0.1:9/none"\n', encoding="utf-8"
+    )
+    said = llmasos("user", "list", data=tmp_path, expect=4)
+    assert "cannot be used" in said
+    assert "127.0.0.1:9" in said
+    assert "hidden" not in said
+
+
+def test_a_damaged_database_is_an_error_with_a_way_out(llmasos: Any, tmp_path: Path) -> None:
+    (tmp_path / "registry.sqlite").write_bytes(b"no database at all" * 100)
+    assert "restore a backup" in llmasos("user", "list", data=tmp_path, expect=4)
 
 
 def test_a_folder_without_a_registry_is_an_error(llmasos: Any, tmp_path: Path) -> None:

@@ -47,10 +47,22 @@ _LOCK = 7302
 
 
 def bring_up_to_date(database: Database) -> None:
-    """Make the tables, or change them to what this version needs. Raises EnvironmentProblem for a newer database."""
-    with database.read() as conn:
-        if _revision(conn) == HEAD:
-            return
+    """Make the tables, or change them to what this version needs. Raises EnvironmentProblem for a newer database
+    and for one that does not answer.
+    """
+    try:
+        with database.read() as conn:
+            if _revision(conn) == HEAD:
+                return
+    except (sa.exc.OperationalError, sa.exc.DatabaseError) as error:
+        where = database.url.render_as_string(hide_password=True)
+        first = (str(error.orig).strip().splitlines() or [""])[0]
+        raise EnvironmentProblem(
+            f"the database {where} cannot be used: {first[:300]}",
+            hint="see `database` in registry.toml; a password belongs into ~/.pgpass"
+            if not database.sqlite
+            else "it may be damaged: restore a backup into a new folder (llmasos registry restore)",
+        ) from error
     with database.write() as conn:
         if conn.dialect.name == "postgresql":
             conn.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))

@@ -62,8 +62,9 @@ class ObjectStore(LocalFolders):
                 retry_config=cast(Any, {"max_retries": retries}),
             )
         except Exception as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ConfigError(
-                f"the object store {address}: {error}", hint="see storage_options in registry.toml"
+                f"the object store {address}: {first}", hint="see storage_options in registry.toml"
             ) from error
 
     def check(self) -> None:
