@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from typing import Any
 
 import pytest
@@ -115,6 +117,15 @@ def test_pages_hold_everything_once(app: InProcess, ann: str) -> None:
 @pytest.mark.parametrize("cursor", ["x", "AAAA", "cXwtfDF8", "\u00e9", "dHx4fDE"])
 def test_foreign_cursors_are_refused(app: InProcess, cursor: str) -> None:
     assert app.get("/v1/search", params={"cursor": cursor}).status_code == 400
+
+
+@pytest.mark.parametrize("moment", ["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59", "2026-01-01"])
+def test_a_cursor_with_a_time_that_no_utc_has_is_refused(app: InProcess, moment: str) -> None:
+    cursor = base64.urlsafe_b64encode(f"t|{moment}|1".encode()).decode()
+    assert app.get("/v1/search", params={"cursor": cursor}).status_code == 400
+    cursor = base64.urlsafe_b64encode(json.dumps([moment, 1]).encode()).decode()
+    listed = app.get("/api/models", params={"sort": "lastModified", "cursor": cursor})
+    assert listed.status_code == 400
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,14 @@ def _utc(moment: datetime) -> datetime:
         raise ValueError("a time within the years 1 to 9999, in UTC too") from None
 
 
+def read_moment(text: str) -> datetime:
+    """A time with its offset, in UTC. Raises ValueError."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("a time without an offset")
+    return _utc(moment)
+
+
 #: A time in a body, with its offset; in UTC once it is read.
 Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
 

@@ -10,7 +10,6 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -20,7 +19,7 @@ from starlette.responses import Response
 from llmasos_registry.server.accounts.caller import Caller
 from llmasos_registry.server.api.answers import Found, SearchResults
 from llmasos_registry.server.api.documents import words
-from llmasos_registry.server.api.moments import rfc3339
+from llmasos_registry.server.api.moments import read_moment, rfc3339
 from llmasos_registry.server.api.operation import Operation, Query, Text, read_query
 from llmasos_registry.server.context import Request
 from llmasos_registry.server.db.tables_accounts import accounts
@@ -222,11 +221,9 @@ def _read_cursor(kind: str, cursor: str) -> tuple[str, int]:
 
 def _moment(text: str) -> Any:
     try:
-        moment = datetime.fromisoformat(text)
+        moment = read_moment(text)
     except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise bad_request("the cursor is none of this search")
+        raise bad_request("the cursor is none of this search") from None
     return sa.literal(moment, documents.c.updated_at.type)
 
 

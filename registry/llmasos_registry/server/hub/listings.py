@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from starlette.responses import Response
 
 from llmasos_registry.server.accounts.caller import Caller
+from llmasos_registry.server.api.moments import read_moment
 from llmasos_registry.server.context import Request
 from llmasos_registry.server.db.tables_hub import repo_tags, repos
 from llmasos_registry.server.failures import bad_request, not_supported
@@ -149,10 +150,7 @@ def _read_cursor(text: str, sort: str) -> tuple[Any, int]:
         if type(number) is not int or abs(number) >= 1 << 63:
             raise ValueError
         if sort in ("lastModified", "createdAt"):
-            moment = datetime.fromisoformat(value)
-            if moment.tzinfo is None:
-                raise ValueError
-            return moment, number
+            return read_moment(value), number
         if type(value) is not int or abs(value) >= 1 << 63:
             raise ValueError
         return value, number
