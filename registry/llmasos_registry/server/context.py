@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from threading import BoundedSemaphore
 from typing import Any, cast
 
 from starlette.requests import Request as StarletteRequest
@@ -30,6 +31,8 @@ class Registry:
     #: Git trees and blobs that were read lately; they never change.
     objects: Objects = field(default_factory=Objects)
     downloads: Downloads = field(default_factory=Downloads)
+    #: Requests that wait for addresses of strangers: each holds a worker thread, of which there are forty.
+    outside: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(4))
 
 
 class Request(StarletteRequest):

@@ -214,3 +214,29 @@ def test_an_address_of_a_file_ends_with_the_right_to_it(app: Any, ann: str) -> N
     made = app.get("/v1/tokens", ann).json()["tokens"]
     app.delete(f"/v1/tokens/{made[0]['id']}", ann)
     assert app.get(known[ann]).status_code == 401
+
+
+def test_uploads_in_parts_count_before_they_are_complete(make_app: Any) -> None:
+    app = make_app(multipart_chunk=1000)
+    ann = app.user("ann", quota=15_000)
+    make_repo(app, ann, "ann/m")
+
+    def begin(data: bytes) -> int:
+        body: dict[str, Any] = {"operation": "upload", "transfers": ["multipart"]}
+        body["objects"] = [{"oid": sha256(data), "size": len(data)}]
+        status: int = app.post("/ann/m.git/info/lfs/objects/batch", ann, json=body).status_code
+        return status
+
+    assert begin(WEIGHTS) == 200
+    assert begin(WEIGHTS) == 200
+    assert begin(WEIGHTS[::-1]) == 413
+
+
+def test_few_webhooks_are_tried_at_once(app: Any) -> None:
+    ann = app.user("ann")
+    hook = app.post("/v1/webhooks", ann, json={"url": "http://127.0.0.1/", "events": ["*"]}).json()
+    assert app.post(f"/v1/webhooks/{hook['id']}/test", ann).status_code == 200
+    while app.registry.outside.acquire(blocking=False):
+        pass
+    answer = app.post(f"/v1/webhooks/{hook['id']}/test", ann)
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "10")

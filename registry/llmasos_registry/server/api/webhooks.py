@@ -20,7 +20,7 @@ from llmasos_registry.server.context import Request
 from llmasos_registry.server.db.engine import utcnow
 from llmasos_registry.server.db.tables_accounts import accounts
 from llmasos_registry.server.db.tables_api import events, webhook_deliveries, webhooks
-from llmasos_registry.server.failures import conflict, forbidden, not_found
+from llmasos_registry.server.failures import Failure, conflict, forbidden, not_found
 from llmasos_registry.server.responses import json_response
 
 #: Hooks of one account.
@@ -140,7 +140,13 @@ def test_webhook(request: Request) -> Response:
     body, headers = signed_message(
         row.secret, message, "ping", now, {"webhook": row.id}, int(now.timestamp())
     )
-    status, error = attempt(row.url, body, headers, private=request.registry.settings.webhook_private)
+    outside = request.registry.outside
+    if not outside.acquire(blocking=False):
+        raise Failure(429, "Too many webhooks are being tried", headers={"Retry-After": "10"})
+    try:
+        status, error = attempt(row.url, body, headers, private=request.registry.settings.webhook_private)
+    finally:
+        outside.release()
     answer: TestDelivery = {"status": status, "error": error}
     return json_response(answer)
 

@@ -18,6 +18,7 @@ from llmasos_registry.server.accounts.quota import check_quota
 from llmasos_registry.server.accounts.tokens import caller_of_token
 from llmasos_registry.server.context import Request
 from llmasos_registry.server.db.engine import utcnow
+from llmasos_registry.server.db.tables_hub import repos
 from llmasos_registry.server.db.tables_store import uploads
 from llmasos_registry.server.failures import Failure, bad_request
 from llmasos_registry.server.hub import signed_claims
@@ -83,7 +84,8 @@ def _upload(request: Request, kind: str, objects: Mapping[str, int], *, multipar
         there = usable(conn, caller, repo, objects)
         grant(conn, repo.id, there)
         missing = {oid: size for oid, size in objects.items() if there.get(oid) != size and size <= limit}
-        check_quota(conn, registry.settings, repo.owner_id, sum(missing.values()))
+        begun = _begun(conn, repo.owner_id, missing)
+        check_quota(conn, registry.settings, repo.owner_id, sum(missing.values()) + begun)
         chunk = registry.settings.multipart_chunk
         # One answer names one kind of transfer, and clients take single parts under either name.
         in_parts = multipart and any(size > chunk for size in missing.values())
@@ -105,6 +107,16 @@ def _upload(request: Request, kind: str, objects: Mapping[str, int], *, multipar
                 answer["actions"] = {"upload": upload, "verify": verify}
             answers.append(answer)
     return _answer({"transfer": "multipart" if in_parts else "basic", "objects": answers})
+
+
+def _begun(conn: sa.Connection, owner: int, missing: Mapping[str, int]) -> int:
+    """Bytes of the owner's other uploads in parts: what lies in the staging area counts too, until it is swept."""
+    rows = conn.execute(
+        sa.select(uploads.c.sha256, uploads.c.size)
+        .join(repos, repos.c.id == uploads.c.repo_id)
+        .where(repos.c.owner_id == owner)
+    )
+    return sum(row.size for row in rows if row.sha256 not in missing)
 
 
 def _parts(conn: sa.Connection, request: Request, repo: Repo, oid: str, size: int) -> dict[str, Any]:
