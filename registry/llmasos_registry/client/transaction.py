@@ -153,8 +153,11 @@ class Transaction:
         for step in steps:
             for path in self._files(step.name):
                 if path.is_file():
+                    copy = copies / str(len(saved))
                     saved.append([str(path), len(saved)])
-                    shutil.copy2(path, copies / str(len(saved) - 1))
+                    shutil.copy2(path, copy)
+                    _sync(copy)
+        _sync(copies)
         kept = {path for path, _ in saved}
         new = [str(path) for one in wheels for path in _targets(one) if str(path) not in kept]
         folders = [str(folder) for one in wheels if not (folder := _dist_info(one)).exists()]
@@ -229,6 +232,16 @@ def _remove_empty(folder: Path) -> None:
             return
         shutil.rmtree(folder, ignore_errors=True)
         folder = folder.parent
+
+
+def _sync(path: Path) -> None:
+    """Bytes on disk before the journal speaks of them."""
+    with suppress(PermissionError):  # Windows opens no folders
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _link(source: Path, target: Path) -> None:
