@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from hub_uploads import NDJSON, commit, file, header, large, line, make_repo, send, sha256
+from hub_uploads import NDJSON, actions, commit, file, header, large, line, make_repo, send, sha256
 
+from llmasos_registry.server.failures import Failure
 from llmasos_registry.server.hub import leaderboard, preupload
 from llmasos_registry.server.hub.card import check_card
+from llmasos_registry.server.hub.xet_flatten import Flattener
+from llmasos_registry.server.hub.xet_format import ShardFile
+from llmasos_registry.server.store import filesystem
 from llmasos_registry.server.store.git import lfs_pointer
 
 WEIGHTS = bytes(range(256)) * 40
@@ -240,3 +244,16 @@ def test_few_webhooks_are_tried_at_once(app: Any) -> None:
         pass
     answer = app.post(f"/v1/webhooks/{hook['id']}/test", ann)
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "10")
+
+
+def test_no_upload_fills_the_disk(app: Any, ann: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = actions(app, ann, "ann/m", WEIGHTS)
+    address = found["upload"]["href"].removeprefix("http://registry.test")
+    monkeypatch.setattr(filesystem, "RESERVE", 1 << 60)
+    assert app.call("PUT", address, content=WEIGHTS).status_code == 507
+    flattener = Flattener(app.registry, 1, cast(Any, None))
+    with pytest.raises(Failure, match="no room"):
+        flattener.add(ShardFile("0" * 64, 1 << 20, memoryview(b""), 0, 0))
+    flattener.close()
+    monkeypatch.undo()
+    assert app.call("PUT", address, content=WEIGHTS).status_code == 200

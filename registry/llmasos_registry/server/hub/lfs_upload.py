@@ -22,7 +22,7 @@ from llmasos_registry.server.db.tables_store import uploads
 from llmasos_registry.server.failures import Failure, bad_request
 from llmasos_registry.server.hub import signed_claims
 from llmasos_registry.server.hub.blob_rights import grant, held
-from llmasos_registry.server.hub.request_body import drain
+from llmasos_registry.server.hub.request_body import check_disk, drain
 from llmasos_registry.server.hub.signed_claims import Claim
 from llmasos_registry.server.responses import json_response
 from llmasos_registry.server.routing import Route
@@ -39,6 +39,7 @@ def _check(request: Request, purpose: str, *, room: bool = False) -> Claim:
         )
         if room:
             check_quota(conn, registry.settings, claim.repo.owner_id, claim.values["size"])
+            check_disk(registry.store, claim.values["size"])
     return claim
 
 
@@ -90,6 +91,7 @@ async def put_part(request: Request) -> Response:
     registry = request.registry
     claim = await to_thread.run_sync(lambda: _check(request, "lfs-part"))
     size = claim.values["size"]
+    check_disk(registry.store, size)
     _check_length(request, size)
     folder = await to_thread.run_sync(_folder, registry, claim)
     part = _PartFile(folder)

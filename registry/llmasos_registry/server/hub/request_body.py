@@ -8,8 +8,16 @@ from anyio import to_thread
 from starlette.requests import ClientDisconnect
 
 from llmasos_registry.server.context import Request
-from llmasos_registry.server.failures import bad_request, too_large
-from llmasos_registry.server.store.blobs import PIECE
+from llmasos_registry.server.failures import Failure, bad_request, too_large
+from llmasos_registry.server.store.blobs import PIECE, BlobStore
+
+
+def check_disk(store: BlobStore, size: int) -> None:
+    """Whether that many bytes fit on the disk, whatever quotas allow. Raises Failure 507 before any of them is written."""
+    if size > store.free():
+        raise Failure(
+            507, f"The registry's disk has no room for {size} bytes", hint="tell whoever runs the registry"
+        )
 
 
 async def drain(request: Request, sink: Callable[[bytes], object], limit: int, what: str) -> int:

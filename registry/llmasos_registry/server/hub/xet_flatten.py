@@ -16,6 +16,7 @@ from llmasos_registry.server.db.tables_store import blobs
 from llmasos_registry.server.failures import Failure, bad_request, too_large
 from llmasos_registry.server.hub.blob_rights import grant
 from llmasos_registry.server.hub.repository import Repo
+from llmasos_registry.server.hub.request_body import check_disk
 from llmasos_registry.server.hub.xet_format import ShardFile, Term
 from llmasos_registry.server.hub.xet_index import (
     Piece,
@@ -82,6 +83,8 @@ class Flattener:
         """Build one file. Raises Failure 400 for chunks that this account did not send, and for other bytes than claimed."""
         if file.size > self._registry.settings.max_blob:
             raise too_large("a file of this shard", self._registry.settings.max_blob)
+        # A shard of some kilobytes can name the same chunks a million times.
+        check_disk(self._store, file.size)
         self._built.append((file, self._build(file, compare=self._store.exists(file.sha256))))
         if len(self._built) >= _IN_FLIGHT and (writing := self._built[-_IN_FLIGHT][1].writing) is not None:
             writing.result()

@@ -100,6 +100,9 @@ class BlobStore(Protocol):
     def staging(self, upload: str) -> Path:
         """A folder for the parts of an upload under way; made when asked for."""
 
+    def free(self) -> int:
+        """Bytes that temporary files and parts of uploads may still take on this machine."""
+
     def recover(self) -> int:
         """Remove what a killed server left half-written; how many. Only while no other server uses the store."""
 

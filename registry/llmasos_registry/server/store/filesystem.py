@@ -13,6 +13,9 @@ from typing import BinaryIO
 from llmasos_registry.server.store.blobs import PIECE, BlobMissing, Stored
 from llmasos_registry.server.store.temporary import TemporaryBlob
 
+#: Bytes of the disk that uploads leave free: with a full disk nothing can be written at all, not even an answer to it.
+RESERVE = 1 << 30
+
 
 class LocalFolders:
     """What every store has on this machine: temporary files, and parts of uploads under way."""
@@ -29,6 +32,10 @@ class LocalFolders:
         place = self.parts / upload
         place.mkdir(parents=True, exist_ok=True)
         return place
+
+    def free(self) -> int:
+        """Bytes of the disk that are left beyond what databases and logs need to go on."""
+        return shutil.disk_usage(self.temporary).free - RESERVE
 
     def recover(self) -> int:
         """What a killed server left half-written is removed; parts of uploads stay, their senders may go on. How many.
