@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from llmasos_registry.server.failures import bad_request, forbidden, not_found, 
 
 #: What scanners for leaked secrets look for.
 PREFIX = "llma_"
+#: A project, a repository or a pattern of them; a list in one text, say, would be a token for nothing.
+_PROJECT = re.compile(r"[\w.*?\[\]!-]+(?:/[\w.*?\[\]!-]+)?", re.ASCII)
 #: A stronger scope holds the weaker ones.
 IMPLIED = {
     "read": ("read",),
@@ -155,7 +158,9 @@ def issue_token(
         raise bad_request(f"`{account.name}` is an organisation; tokens belong to users")
     if "admin" in scopes and not account.admin:
         raise forbidden(f"`{account.name}` is no administrator")
-    if projects is not None and (not projects or any(not 0 < len(p) <= 200 for p in projects)):
+    if projects is not None and (
+        not projects or any(len(p) > 200 or not _PROJECT.fullmatch(p) for p in projects)
+    ):
         raise bad_request("projects is a list of names or patterns such as `acme/*`, at least one")
     if not 0 < len(name) <= 120 or not name.isprintable():
         raise bad_request("a token needs a name of at most 120 characters")
