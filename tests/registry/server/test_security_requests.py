@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from hub_uploads import NDJSON, actions, commit, file, header, large, line, make_repo, send, sha256
 
+from llmasos_registry.server.accounts import routes as accounts_face
 from llmasos_registry.server.failures import Failure
 from llmasos_registry.server.hub import leaderboard, preupload
 from llmasos_registry.server.hub.card import check_card
@@ -257,3 +258,9 @@ def test_no_upload_fills_the_disk(app: Any, ann: str, monkeypatch: pytest.Monkey
     flattener.close()
     monkeypatch.undo()
     assert app.call("PUT", address, content=WEIGHTS).status_code == 200
+
+
+def test_organisations_are_no_way_to_any_quota(app: Any, ann: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts_face, "MAX_ORGS", 2)
+    made = [app.post("/v1/orgs", ann, json={"name": f"org{n}"}).status_code for n in range(3)]
+    assert made == [201, 201, 403]

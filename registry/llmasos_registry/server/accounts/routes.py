@@ -32,6 +32,8 @@ from llmasos_registry.server.context import Request
 from llmasos_registry.server.failures import forbidden, not_found
 from llmasos_registry.server.responses import json_response
 
+#: Organisations that a user makes: each has a quota and names of its own.
+MAX_ORGS = 20
 Scope = Literal["read", "write", "publish", "admin"]
 Role = Literal["reader", "maintainer", "owner"]
 
@@ -196,6 +198,12 @@ def add_org(request: Request) -> Response:
     body = read_body(request, OrgRequest)
     account = _unrestricted(request.caller)
     with request.registry.db.write() as conn:
+        owned = sum(role == "owner" for role in request.caller.roles.values())
+        if owned >= MAX_ORGS and "admin" not in request.caller.scopes:
+            raise forbidden(
+                f"You own {owned} organisations; {MAX_ORGS} are allowed",
+                hint="the operator makes more: `llmasos registry org add`",
+            )
         org = create_org(conn, request.caller, body.name, account, fullname=body.fullname)
         answer = _org(conn, org.id, org.name, org.fullname)
     return json_response(answer, 201)
