@@ -63,7 +63,14 @@ def unreachable(error: Exception) -> bool:
     if status is not None:
         return int(status) >= 500
     module = type(error).__module__.partition(".")[0]
-    return isinstance(error, OSError | EOFError) or module in {"httpx", "httpx2", "httpcore", "urllib3", "requests", "hf_xet"}
+    return isinstance(error, OSError | EOFError) or module in {
+        "httpx",
+        "httpx2",
+        "httpcore",
+        "urllib3",
+        "requests",
+        "hf_xet",
+    }
 
 
 class Wheels:
@@ -114,7 +121,8 @@ class Models:
 
     @staticmethod
     def _recoverable(error: Exception) -> bool:
-        return unreachable(error) or isinstance(error, RuntimeError)  # hf_xet raises RuntimeError for all it meets
+        # hf_xet raises RuntimeError for all that it meets.
+        return unreachable(error) or isinstance(error, RuntimeError)
 
     def publish(self, number: int) -> dict[str, Any]:
         """One more version."""
