@@ -98,6 +98,9 @@ def publish_model(
     progress.phase(f"checking {len(folder.files)} files")
     check_folder(folder, kind)
     remote = _remote(connection, repo_id, kind)
+    if remote.head is not None:
+        # Asked first: somebody without the right must not hear that his content is published, even when it happens to be.
+        connection.get(f"/api/{kind}s/{repo_id}/auth-check/write")
     if key is not None:
         check_registered(connection, org, key)
     count = ByteCount(progress, f"hashing {len(folder.files)} files", folder.size)

@@ -271,3 +271,15 @@ def test_a_read_token_is_told_what_it_lacks(registry: Server, tmp_path: Path) ->
     model = make_model(tmp_path / "m", 10)
     words = carl.refused("model", "publish", str(model), "carl/m", "--no-sign", code=1)
     assert "hint:" in words
+
+
+def test_a_stranger_with_the_same_files_is_not_told_that_he_published(
+    registry: Server, ann: Person, tmp_path: Path
+) -> None:
+    model = make_model(tmp_path / "same", 1000)
+    command = ("model", "publish", str(model), "ann/same", "--version", "1.0.0")
+    ann.json(*command)
+    (model / "model.sig").unlink()
+    bob = Person(tmp_path / "bob", registry.url, registry.user("bob-the-stranger"))
+    for words in (command, command[:4]):
+        assert "write" in bob.refused(*words, "--no-sign", code=1)
