@@ -154,8 +154,12 @@ def provision(state: State, requirements: Sequence[str], why: str) -> bool:
             return False
         output.note(f"{why} requires {', '.join(requirements)}:")
         output.note(describe(plan))
-        if not state.yes and not click.confirm("Install it?", err=True):
-            return False
+        try:
+            if not state.yes and not click.confirm("Install it?", err=True):
+                return False
+        except click.Abort:
+            # A plugin's hook is running: what is no BaseException would be called that plugin's fault.
+            raise KeyboardInterrupt from None
         with output.progress() as progress:
             session.apply(plan, progress)
     _refuse_stale(state, {step.name for step in plan.steps if step.action == "change"})

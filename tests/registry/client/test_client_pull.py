@@ -303,3 +303,29 @@ def test_a_model_that_requires_a_plugin_brings_it_with_consent(world: Any, tmp_p
     pulled = json.loads(place.run("model", "pull", "acme/needy", "--json").stdout)
     assert (pulled["fetched"], pulled["version"]) == (False, "1.0.0")
     assert pulled["keyid"].startswith("sha256:")
+
+
+def test_no_answer_to_the_offer_of_a_plugin_is_nobodys_fault(world: Any, tmp_path: Path) -> None:
+    """The end of the input, as Ctrl-C, ends click's question with an exception; the hook that runs then must not be blamed."""
+    import os
+    import pty
+    import subprocess
+
+    place = Place(tmp_path, world.url)
+    ours, theirs = pty.openpty()
+    os.write(ours, b"\x04")
+    done = subprocess.run(
+        [str(place.python), "-m", "llmasos", "eval", "registry://acme/needy", "quickstart_prose"],
+        env={**place.environ, "TERM": "dumb"},
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        timeout=120,
+    )
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    os.close(theirs)
+    assert "Install it? [y/N]" in shown
+    assert "error: interrupted" in shown
+    assert "hook" not in shown
+    assert done.returncode == 130
