@@ -19,6 +19,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "key": ("llmasos.cli.registry_key:command", "Publisher keys: make, register, revoke, pin."),
     "login": ("llmasos.cli.registry_login:command", "Remember an access token."),
     "org": ("llmasos.cli.registry_accounts:org", "Organisations and their members."),
+    "project": (
+        "llmasos.cli.registry_project:command",
+        "Projects of the package index: list, quarantine, archive, make private.",
+    ),
     "restore": (
         "llmasos.cli.registry_store:restore",
         "Make a registry from BACKUP, in a new or empty data folder.",

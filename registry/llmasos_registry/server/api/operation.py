@@ -81,10 +81,15 @@ class Operation:
 
 def read_body(request: Request, kind: type[BodyT]) -> BodyT:
     """The request's body. Raises Failure 400 naming the key and what is wrong with it."""
+    return checked(kind, request.json_object(), "the body")
+
+
+def checked(kind: type[BodyT], values: Mapping[str, Any], where: str) -> BodyT:
+    """What would be a request's body, from elsewhere, such as a command line. Raises Failure 400 naming the key."""
     try:
-        return kind.model_validate(request.json_object())
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise _refusal(error, "the body") from None
+        raise _refusal(error, where) from None
 
 
 def read_query(request: Request, kind: type[QueryT]) -> QueryT:
