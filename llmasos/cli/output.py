@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from llmasos.contracts.evaluation import Progress
 
-MODES = ("human", "json", "quiet")
 #: A progress line is written at once, then at most this often, when stderr is not a terminal. Seconds.
 PLAIN_INTERVAL = 5.0
 #: The last column of a table is not wrapped into fewer columns than this.

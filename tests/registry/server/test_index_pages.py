@@ -221,7 +221,9 @@ def test_a_quarantined_project_serves_no_files(app: InProcess, tmp_path: Path) -
     assert listed["project-status"] == {"status": "quarantined", "reason": "malware report 7"}
     assert app.get(address).status_code == app.get(address + ".metadata").status_code == 404
     assert upload(app, ann, make_plugin_wheel(tmp_path, "acme", "2.0")).status_code == 409
-    assert app.call("PATCH", "/v1/plugins/acme", ann, json={"status": "active"}).status_code == 403
+    for mine in ({"status": "active"}, {"status_reason": "all is well"}):
+        assert app.call("PATCH", "/v1/plugins/acme", ann, json=mine).status_code == 403
+    assert app.call("PATCH", "/v1/plugins/acme", ann, json={"private": False}).status_code == 200
     assert app.call("PATCH", "/v1/plugins/acme", boss, json={"status": "active"}).status_code == 200
     assert app.get(address).status_code == 200
     assert page(app, "acme")["project-status"] == {"status": "active"}

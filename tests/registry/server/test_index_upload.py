@@ -183,6 +183,13 @@ def test_who_may_publish(app: InProcess, tmp_path: Path) -> None:
     assert upload(app, app.user("ann"), newer).status_code == 200
 
 
+def test_only_an_administrator_publishes_the_kernel(app: InProcess, tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path, "llmasos", "99.0")
+    refused = upload(app, app.user("ann"), wheel)
+    assert refused.status_code == 403 and "LLMasOS itself" in refused.text
+    assert upload(app, app.user("boss", ("admin",), admin=True), wheel).status_code == 200
+
+
 def test_organisations_own_projects(app: InProcess, tmp_path: Path) -> None:
     ann, bob, eve, stranger = (app.user(name) for name in ("ann", "bob", "eve", "stranger"))
     app.org("lab", {"ann": "owner", "bob": "maintainer", "eve": "reader"})

@@ -61,13 +61,10 @@ def change(request: Request) -> Response:
     body, caller = read_body(request, ProjectChange), request.caller
     with request.registry.db.write() as conn:
         project = project_to_change(conn, caller, request.params["name"], "owner")
-        now = body.status or project.status
-        if (
-            "quarantined" in (now, project.status)
-            and now != project.status
-            and not (caller.admin and "admin" in caller.scopes)
-        ):
-            raise forbidden("Only an administrator may quarantine a project or end its quarantine")
+        said = {"status", "status_reason"} & body.model_fields_set
+        quarantine = "quarantined" in (body.status, project.status)
+        if said and quarantine and not (caller.admin and "admin" in caller.scopes):
+            raise forbidden("Only an administrator may quarantine a project, end that, or say why")
         answer = change_project(conn, caller, project, body)
     return json_response(answer)
 

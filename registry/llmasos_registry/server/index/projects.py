@@ -23,6 +23,8 @@ from llmasos_registry.wheel.hosting import TAKEN_DISTRIBUTIONS
 
 #: PEP 792. A quarantined project serves no files; only an administrator sets or lifts that.
 STATUSES = ("active", "archived", "deprecated", "quarantined")
+#: The distribution of the kernel: whoever could publish it here would run code in every environment that updates.
+KERNEL = "llmasos"
 
 
 def check_free(conn: sa.Connection, key: str, reserved: Sequence[str]) -> None:
@@ -89,6 +91,8 @@ def create_project(
 
 def check_owner(conn: sa.Connection, caller: Caller, owner: str, key: str) -> sa.Row[Any]:
     """The account that a new project is for. Raises Failure 403."""
+    if key == KERNEL and not (caller.admin and "admin" in caller.scopes):
+        raise forbidden(f"`{KERNEL}` is LLMasOS itself; only an administrator publishes it here")
     row = conn.execute(sa.select(accounts).where(accounts.c.name_key == owner.lower())).one_or_none()
     if row is None or not caller.may_write(row.name, key, "publish"):
         raise forbidden(f"This token may not publish `{key}` for `{owner[:96]}`")
