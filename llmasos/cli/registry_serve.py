@@ -91,6 +91,8 @@ def command(
     The first start creates the account `admin` and prints its token once. Settings: registry.toml in the data folder,
     LLMASOS_REGISTRY_<NAME> variables, and these options.
     """
+    # The server's packages take a second or more to load.
+    state.output.note("starting the registry ...")
     with server_packages():
         from llmasos_registry.server.process import (
             check_folder,
