@@ -11,7 +11,7 @@
 Everything runs on this machine, over loopback, in default configurations. Measurements of the two sides alternate and the medians
 are compared, so that another program on the machine disturbs both. devpi and pypiserver are installed into a virtual environment;
 nginx, curl and wrk come from the system. What is missing is left out, with a line that says so. Filling the registry of 100,000
-projects takes ten minutes on an idle machine; ``--work`` keeps it, and the peers, for the next run.
+projects took sixteen minutes on a machine with other work; ``--work`` keeps it, and the peers, for the next run.
 """
 
 from __future__ import annotations
