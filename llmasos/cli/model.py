@@ -10,6 +10,7 @@ import click
 
 from llmasos.cli.consent import registry_option, yes_option
 from llmasos.cli.state import State, common_options, pass_state
+from llmasos.sizes import size_text
 
 
 @click.group()
@@ -110,7 +111,7 @@ def _page(state: State, described: Mapping[str, Any], tensors: bool) -> str:
         ("vocabulary", f"{architecture['vocab_size']:,}"),
         ("context", f"{architecture['max_length']:,} tokens"),
         ("format", described["format"]),
-        ("tensors", f"{stored['count']} ({_size(stored['bytes'])})"),
+        ("tensors", f"{stored['count']} ({size_text(stored['bytes'])})"),
         ("stored as", ", ".join(f"{count} {name}" for name, count in stored["dtypes"].items())),
         (
             "tokenizer",
@@ -125,15 +126,6 @@ def _page(state: State, described: Mapping[str, Any], tensors: bool) -> str:
         table = [(t["name"], "x".join(map(str, t["shape"])), t["dtype"], t["bytes"]) for t in stored["list"]]
         lines += ["", state.output.table(("tensor", "shape", "type", "bytes"), table)]
     return "\n".join(lines)
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
 
 
 @command.command(short_help="Publish a model in a registry.")

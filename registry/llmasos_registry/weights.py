@@ -8,14 +8,14 @@ Format: https://github.com/huggingface/safetensors#format
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from llmasos.errors import InputError
+from llmasos_registry.strict_json import loads
 
 #: Bytes of a header. The largest public models have about 5 MB in one file.
 MAX_HEADER = 16 << 20
@@ -131,8 +131,9 @@ def _check_config(path: str, data: bytes) -> None:
     if len(data) > MAX_CONFIG:
         raise WeightsRefused(f"{path} has more than {MAX_CONFIG} bytes")
     try:
-        waiting = [json.loads(data)]
-    except (ValueError, RecursionError) as error:
+        # No key twice: another parser might take the `auto_map` that this one does not see.
+        waiting = [loads(data, constants=True)]
+    except ValueError as error:
         raise WeightsRefused(f"{path} is not valid JSON: {str(error)[:200]}") from error
     # No recursion: the nesting is the sender's.
     while waiting:
@@ -193,8 +194,8 @@ def check_safetensors(file: BinaryIO, size: int, path: str) -> Header:
     if len(header) != length or not header.startswith(b"{"):
         raise WeightsRefused(f"{path}: the header is cut off or does not begin with {{")
     try:
-        entries = json.loads(header.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
+        entries = loads(header)
+    except ValueError as error:
         raise WeightsRefused(f"{path}: the header is not valid JSON: {str(error)[:200]}") from error
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
@@ -242,14 +243,3 @@ def _tensor(path: str, name: str, entry: object) -> tuple[int, int, str]:
 def _counts(value: object) -> bool:
     """A list of whole numbers that fit into 63 bits; True and 1.0 are none."""
     return isinstance(value, list) and all(type(item) is int and 0 <= item < 1 << 63 for item in value)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key appears twice")
-    return found
-
-
-def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is not a JSON number")

@@ -167,3 +167,12 @@ def test_only_what_must_be_read_is_opened() -> None:
     check_file("src/a.py", 10, refuse, "dataset")
     with pytest.raises(WeightsRefused, match="code"):
         check_file("src/a.py", 10, lambda: io.BytesIO(b""), "model")
+
+
+def test_a_config_that_two_parsers_may_read_differently_is_refused() -> None:
+    twice = b'{"auto_map": {"AutoModel": "modeling.C"}, "auto_map": null}'
+    with pytest.raises(WeightsRefused, match="a key appears twice"):
+        check_file("config.json", len(twice), lambda: io.BytesIO(twice))
+    # State-space models write such limits; they stay welcome.
+    limit = b'{"time_step_limit": [0.0, Infinity]}'
+    check_file("config.json", len(limit), lambda: io.BytesIO(limit))

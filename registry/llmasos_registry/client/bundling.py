@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from llmasos.contracts.evaluation import Progress
+from llmasos.sizes import size_text
 from llmasos_registry.client.bundle import Contents
 from llmasos_registry.client.connection import path_segment
 from llmasos_registry.client.locked import Lock
 from llmasos_registry.client.model_store import is_code
-from llmasos_registry.client.plan import size_text
 from llmasos_registry.client.pull import fetch, plan_model
 from llmasos_registry.client.session import Session, wheel_for_here
 

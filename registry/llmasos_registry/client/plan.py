@@ -10,6 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from llmasos.errors import PluginError
+from llmasos.sizes import size_text
 from llmasos_registry.client.environment import Environment, Installed, applies, fits
 from llmasos_registry.client.locked import LockedModel, LockedWheel
 from llmasos_registry.client.resolver import RequirementsConflict
@@ -153,16 +154,6 @@ def permissions_text(permissions: Mapping[str, Any]) -> str:
     if permissions.get("runs_remote_code"):
         parts.append("RUN CODE THAT IT FETCHED")
     return "; ".join(parts) + " (as it declares; it runs with your rights)"
-
-
-def size_text(count: int) -> str:
-    """Bytes as people write them."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
 
 
 def consent_text(permissions: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

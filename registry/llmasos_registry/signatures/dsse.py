@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llmasos_registry.signatures import keys as publisher_keys
+from llmasos_registry.signatures.document import parse_object
 from llmasos_registry.signatures.errors import SignatureRefused
 from llmasos_registry.signatures.keys import PrivateKey, PublicKey
-from llmasos_registry.signatures.strict_json import parse_object
 
 #: Payload type of in-toto statements.
 IN_TOTO = "application/vnd.in-toto+json"

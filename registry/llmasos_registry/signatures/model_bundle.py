@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmasos_registry.signatures import dsse
+from llmasos_registry.signatures.document import parse_object
 from llmasos_registry.signatures.errors import SignatureRefused
 from llmasos_registry.signatures.keys import PrivateKey, PublicKey, public_pem
 from llmasos_registry.signatures.model_files import (
@@ -29,7 +30,6 @@ from llmasos_registry.signatures.model_files import (
     is_unsigned,
     list_files,
 )
-from llmasos_registry.signatures.strict_json import parse_object
 from llmasos_registry.signatures.wheel_statement import STATEMENT
 
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"

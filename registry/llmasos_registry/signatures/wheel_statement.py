@@ -12,9 +12,9 @@ from typing import Any
 from packaging.utils import canonicalize_name, canonicalize_version
 
 from llmasos_registry.signatures import dsse
+from llmasos_registry.signatures.document import parse_object
 from llmasos_registry.signatures.errors import SignatureRefused
 from llmasos_registry.signatures.keys import PrivateKey, PublicKey
-from llmasos_registry.signatures.strict_json import parse_object
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 #: The predicate says that a publisher releases this file as a version of a project.
