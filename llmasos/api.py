@@ -6,6 +6,10 @@ neither torch nor pydantic.
 
 from __future__ import annotations
 
+from collections.abc import Callable as _Callable
+from typing import Any as _Any
+from typing import TypeVar as _TypeVar
+
 from llmasos import API_VERSION
 from llmasos.contracts.base import Contribution
 from llmasos.contracts.data import (
@@ -101,6 +105,8 @@ from llmasos.errors import (
 from llmasos.hooks.commands import CommandDef
 from llmasos.hooks.markers import hookimpl
 
+_F = _TypeVar("_F", bound=_Callable[..., _Any])
+
 __all__ = [
     "API_VERSION",
     "OP_NAMES",
@@ -191,7 +197,15 @@ __all__ = [
     "WeightsError",
     "canonical_digest",
     "canonical_json",
+    "command_options",
     "hookimpl",
     "merkle_root",
     "read_options",
 ]
+
+
+def command_options(command: _F) -> _F:
+    """Decorator for a plugin's click command: ``--json`` and ``--quiet``; ``state.output`` then knows the mode."""
+    from llmasos.cli.state import common_options
+
+    return common_options(command)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import click
 
+from llmasos.cli.groups import OpenGroup
 from llmasos.cli.state import State, common_options, pass_state
 
 if TYPE_CHECKING:
@@ -16,12 +18,21 @@ if TYPE_CHECKING:
 _REASONS = 3
 
 
-@click.group()
+class DataGroup(OpenGroup):
+    """Plugins add commands as ``data.NAME``."""
+
+    prefix = "data"
+    core: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "process": ("llmasos.cli.data:process", "Run the steps of the file PIPELINE over its source.")
+    }
+
+
+@click.command(cls=DataGroup)
 def command() -> None:
-    """Clean, deduplicate and tokenise text."""
+    """Clean and tokenise text; keep data under a name."""
 
 
-@command.command()
+@click.command()
 @click.argument("pipeline", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
     "--output",

@@ -27,9 +27,12 @@ if TYPE_CHECKING:
 #: name -> (import path, summary). The summary is here so that ``--help`` imports nothing; a test compares it with the command.
 COMMANDS: dict[str, tuple[str, str]] = {
     "bundle": ("llmasos.cli.bundle:command", "Carry plugins and models to a machine without a network."),
-    "data": ("llmasos.cli.data:command", "Clean, deduplicate and tokenise text."),
+    "data": (
+        "llmasos.cli.data:command",
+        "Clean and tokenise text; keep data under a name.",
+    ),
     "doctor": ("llmasos.cli.doctor:command", "Check this environment and its plugins."),
-    "eval": ("llmasos.cli.eval:command", "Score MODEL on tasks or suites: names, or paths of task files."),
+    "eval": ("llmasos.cli.eval:command", "Score models; look at, compare and verify results."),
     "generate": ("llmasos.cli.generate:command", "Continue PROMPTS with MODEL."),
     "install": (
         "llmasos.cli.install:command",
@@ -70,18 +73,7 @@ class LazyGroup(click.Group):
         if name in COMMANDS:
             path = COMMANDS[name][0]
             return import_command(path)
-        state = context.ensure_object(State)
-        try:
-            # Says why when only a plugin that cannot be used has a command of this name.
-            _catalog(state).find("command", name)
-        except UnknownName:
-            return None
-        found = state.hub.get("command", name)
-        if not isinstance(found, click.Command):
-            raise PluginLoadError(
-                f"the plugin command `{name}` is a {type(found).__name__}, not a click command"
-            )
-        return found
+        return plugin_command(context.ensure_object(State), name)
 
     def shell_complete(self, context: click.Context, incomplete: str) -> list[CompletionItem]:
         """Commands from the table and the index, and the options; imports no command."""
@@ -131,6 +123,19 @@ def import_command(path: str) -> click.Command:
     return found
 
 
+def plugin_command(state: State, name: str) -> click.Command | None:
+    """Import the plugin command of a name; None when there is none. Raises PluginLoadError for what is no command."""
+    try:
+        # Says why when only a plugin that cannot be used has a command of this name.
+        _catalog(state).find("command", name)
+    except UnknownName:
+        return None
+    found = state.hub.get("command", name)
+    if not isinstance(found, click.Command):
+        raise PluginLoadError(f"the plugin command `{name}` is a {type(found).__name__}, not a click command")
+    return found
+
+
 def _catalog(state: State) -> Catalog:
     from llmasos.kernel.catalog import Catalog
 
@@ -143,7 +148,7 @@ def _all_commands(catalog: Catalog) -> list[Any]:
 
 def plugin_commands(state: State) -> list[tuple[str, str]]:
     """(name, summary) of plugin commands, sorted; the full name where the bare one is taken or ambiguous."""
-    entries = _all_commands(_catalog(state))
+    entries = [entry for entry in _all_commands(_catalog(state)) if _group_of(entry.name) not in COMMANDS]
     bare = [entry.name for entry in entries]
     rows = [
         (
@@ -153,6 +158,20 @@ def plugin_commands(state: State) -> list[tuple[str, str]]:
         for entry in entries
     ]
     return sorted(rows)
+
+
+def grouped_commands(state: State, group: str) -> dict[str, str]:
+    """name -> summary of the plugin commands ``GROUP.name``."""
+    return {
+        entry.name.partition(".")[2]: entry.table["summary"]
+        for entry in _all_commands(_catalog(state))
+        if _group_of(entry.name) == group
+    }
+
+
+def _group_of(name: str) -> str | None:
+    group, dot, _ = name.partition(".")
+    return group if dot else None
 
 
 def _print_version(context: click.Context, parameter: click.Parameter, value: bool) -> None:

@@ -26,13 +26,13 @@ from llmasos.api import (
     canonical_digest,
     merkle_root,
 )
-from llmasos_evals.library import Selection, select
-from llmasos_evals.record import count_section, number, sealed
-from llmasos_evals.runs import TaskRun, describe
-from llmasos_evals.samples import is_whole, read_items, sample_line
-from llmasos_evals.scorer import ReferenceScorer
-from llmasos_evals.store import SampleStore
-from llmasos_evals.task import PlannedDocument, Score
+from llmasos_evals.records.record import count_section, number, sealed
+from llmasos_evals.records.runs import TaskRun, describe
+from llmasos_evals.records.samples import is_whole, read_items, sample_line
+from llmasos_evals.records.store import SampleStore
+from llmasos_evals.scoring.reference import ReferenceScorer
+from llmasos_evals.tasks.library import Selection, select
+from llmasos_evals.tasks.task import PlannedDocument, Score
 
 
 class Stopwatch:

@@ -122,20 +122,20 @@ def llmasos_run_evaluation(request: EvalRequest, hub: HubAPI, progress: Progress
 
 @hookimpl
 def llmasos_eval_started(event: EvalEvent) -> None:
-    from llmasos_evals.status import mark_started
+    from llmasos_evals.records.status import mark_started
 
     mark_started(event)
 
 
 @hookimpl
 def llmasos_eval_finished(event: EvalEvent) -> None:
-    from llmasos_evals.status import mark_finished
+    from llmasos_evals.records.status import mark_finished
 
     mark_finished(event)
 
 
 @hookimpl
 def llmasos_eval_failed(event: EvalEvent) -> None:
-    from llmasos_evals.status import mark_failed
+    from llmasos_evals.records.status import mark_failed
 
     mark_failed(event)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from llmasos.api import InputError, UsageError
+from llmasos.api import InputError, command_options
 
 
 @click.command("tokenize")
@@ -17,17 +17,10 @@ from llmasos.api import InputError, UsageError
     "--special/--no-special", default=False, help="Add the special tokens (BOS, EOS) the model expects."
 )
 @click.option("--plain", is_flag=True, help="Take special tokens written in the text as ordinary text.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress and no notes; warnings and errors stay.")
+@command_options
 @click.pass_obj
-def tokenize(
-    state: Any, model: str, text: str | None, special: bool, plain: bool, as_json: bool, quiet: bool
-) -> None:
+def tokenize(state: Any, model: str, text: str | None, special: bool, plain: bool) -> None:
     """Show the token ids and pieces of TEXT for MODEL. Without TEXT, or for -, standard input is read."""
-    if as_json and quiet:
-        raise UsageError("--json and --quiet exclude each other", hint="leave one out")
-    if as_json or quiet:
-        state.output.mode = "json" if as_json else "quiet"
     if text in (None, "-"):
         try:
             text = sys.stdin.buffer.read().decode("utf-8")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llmasos.cli.eval import result_rows
+from llmasos.cli.eval_run import result_rows
 from llmasos.cli.main import run
 from llmasos.errors import ExitCode
 
@@ -173,7 +173,7 @@ def test_progress_is_there_at_once(model, tasks, tmp_path):
 STOPPED = """
 import os, signal, sys
 from llmasos.cli.main import run
-from llmasos_evals.store import SampleStore
+from llmasos_evals.records.store import SampleStore
 
 # A shell that starts the tests in the background has them ignore SIGINT (POSIX); a terminal does not.
 signal.signal(signal.SIGINT, signal.default_int_handler)

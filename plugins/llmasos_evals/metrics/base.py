@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from llmasos.api import EvaluationError, MissingDependency, Outcome
-from llmasos_evals.statistics import Aggregation, Mean
+from llmasos_evals.statistics.aggregations import Aggregation, Mean
 
 #: Options that lm-evaluation-harness accepts on any metric and that only exact_match heeds. Stock task files have them.
 IDLE_OPTIONS = frozenset(

@@ -12,7 +12,7 @@ from typing import Any
 
 from llmasos.api import EvaluationError, GenerationOutcome, InputError, Outcome
 from llmasos_evals.metrics.base import AggregatedMetric, need
-from llmasos_evals.statistics import Aggregation, bootstrap_stderr
+from llmasos_evals.statistics.aggregations import Aggregation, bootstrap_stderr
 
 #: lm-evaluation-harness draws at most this many replicates for these metrics.
 MAX_REPLICATES = 100

@@ -14,7 +14,7 @@ import numpy as np
 
 from llmasos.api import ChoiceOutcome, EvaluationError, LikelihoodOutcome, Outcome, RollingOutcome
 from llmasos_evals.metrics.base import AggregatedMetric
-from llmasos_evals.statistics import (
+from llmasos_evals.statistics.aggregations import (
     F1,
     Aggregation,
     BitsPerByte,

@@ -9,8 +9,8 @@ from typing import Any
 
 from llmasos import Hub
 from llmasos.api import Request, Response
-from llmasos_evals.library import select
-from llmasos_evals.task import PlannedDocument, Score, Task
+from llmasos_evals.tasks.library import select
+from llmasos_evals.tasks.task import PlannedDocument, Score, Task
 
 QUESTIONS = [
     {"question": f"What is {i} + {i}?", "options": [str(i), str(2 * i)], "right": 1} for i in range(1, 21)

@@ -20,9 +20,9 @@ from llmasos.api import (
     UsageError,
 )
 from llmasos.pipelines.evaluate import evaluate
-from llmasos_evals.record import record_digest
-from llmasos_evals.scorer import ReferenceScorer
-from llmasos_evals.store import RECORD_FILE
+from llmasos_evals.records.record import record_digest
+from llmasos_evals.records.store import RECORD_FILE
+from llmasos_evals.scoring.reference import ReferenceScorer
 
 CHOICE = """
 task: colours

@@ -11,7 +11,7 @@ from task_files import CHOICE, load, plans, write_rows, write_task
 
 from llmasos.api import InputError
 from llmasos_evals.digests import digest
-from llmasos_evals.fewshot import HarnessDraw, NativeDraw
+from llmasos_evals.tasks.fewshot import HarnessDraw, NativeDraw
 
 POOL = [{"n": n} for n in range(12)]
 SELF = {**CHOICE, "fewshot_split": "test"}

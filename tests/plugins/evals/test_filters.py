@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from llmasos.api import EvaluationError
-from llmasos_evals.config import FilterSpec
-from llmasos_evals.filters import STEPS, build_pipeline
+from llmasos_evals.tasks.config import FilterSpec
+from llmasos_evals.tasks.filters import STEPS, build_pipeline
 
 DOC = {"choices": ["red", "Dark red", "blue"]}
 

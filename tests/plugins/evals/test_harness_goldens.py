@@ -13,7 +13,7 @@ from harness_cases import BY_NAME, HERE, Case
 
 from llmasos import Hub
 from llmasos.api import Request, Response
-from llmasos_evals.library import select
+from llmasos_evals.tasks.library import select
 
 GOLDENS = json.loads((HERE / "goldens.json").read_text(encoding="utf-8"))
 RUNS = [(case.name, variant) for case in BY_NAME.values() for variant in case.variants()]

@@ -11,9 +11,9 @@ from task_files import CHOICE, write_task
 
 from llmasos import Hub
 from llmasos.api import AmbiguousName, InputError, UnknownName
-from llmasos_evals.groups import Group
-from llmasos_evals.library import Selection, select
-from llmasos_evals.task import Score
+from llmasos_evals.tasks.groups import Group
+from llmasos_evals.tasks.library import Selection, select
+from llmasos_evals.tasks.task import Score
 
 
 def find(*names: str, include: tuple[Path, ...] = ()) -> Selection:

@@ -35,7 +35,7 @@ from llmasos_evals.metrics.likelihood import (
     ties,
 )
 from llmasos_evals.plugin import llmasos_metrics
-from llmasos_evals.statistics import (
+from llmasos_evals.statistics.aggregations import (
     F1,
     MatthewsCorrelation,
     Median,
@@ -286,7 +286,7 @@ def test_corpus_metrics_draw_at_most_a_hundred_replicates() -> None:
 
 def test_blocks_do_not_change_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Perplexity().stderr(NATS, 1000)
-    monkeypatch.setattr("llmasos_evals.statistics.BLOCK", 100)
+    monkeypatch.setattr("llmasos_evals.statistics.aggregations.BLOCK", 100)
     assert Perplexity().stderr(NATS, 1000) == whole
 
 

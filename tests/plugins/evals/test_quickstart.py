@@ -12,9 +12,9 @@ from task_files import plans, run
 import llmasos_evals
 from llmasos import Hub
 from llmasos.api import Request, Response
-from llmasos_evals.library import select
 from llmasos_evals.plugin import TASKS
-from llmasos_evals.task import Task
+from llmasos_evals.tasks.library import select
+from llmasos_evals.tasks.task import Task
 
 SUITE = Path(llmasos_evals.__file__).parent / "suites" / "quickstart"
 SHARED = Path(__file__).parents[3].parent / "shared" / "data"

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from llmasos.api import Request, Response, canonical_digest
-from llmasos_evals.record import Record, count_section, json_schema, number, record_digest, sealed
-from llmasos_evals.samples import pack, read_items, sample_line, unpack
-from llmasos_evals.task import PlannedDocument
+from llmasos_evals.records.record import Record, count_section, json_schema, number, record_digest, sealed
+from llmasos_evals.records.samples import pack, read_items, sample_line, unpack
+from llmasos_evals.tasks.task import PlannedDocument
 
 SHA = "0" * 64
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "reference" / "record.md"
@@ -126,9 +126,9 @@ def a_record() -> dict:
 
 
 def test_the_schema_in_the_package_is_that_of_the_code():
-    shipped = json.loads(resources.files("llmasos_evals").joinpath("record.schema.json").read_text())
+    shipped = json.loads(resources.files("llmasos_evals.records").joinpath("record.schema.json").read_text())
     assert shipped == json_schema(), (
-        "python -m llmasos_evals.record > plugins/llmasos_evals/record.schema.json"
+        "python -m llmasos_evals.records.record > plugins/llmasos_evals/records/record.schema.json"
     )
 
 

@@ -8,10 +8,10 @@ import pytest
 from scripted_model import BOS, EOS, ByteTokenizer, ScriptedHub, ScriptedModel
 
 from llmasos.api import EvaluationError, InputError, Request
-from llmasos_evals import scorer as scorer_module
-from llmasos_evals.generation import GenerationPlan, generation_plan
-from llmasos_evals.scorer import ReferenceScorer
-from llmasos_evals.windows import rolling_windows
+from llmasos_evals.scoring import reference as scorer_module
+from llmasos_evals.scoring.generation import GenerationPlan, generation_plan
+from llmasos_evals.scoring.reference import ReferenceScorer
+from llmasos_evals.scoring.windows import rolling_windows
 
 
 def ids(text: str) -> list[int]:

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from llmasos.api import EvaluationError, UsageError
-from llmasos_evals.store import RECORD_FILE, RUN_FILE, SampleStore, samples_name, write_json
+from llmasos_evals.records.store import RECORD_FILE, RUN_FILE, SampleStore, samples_name, write_json
 
 IDENTITY = {"model": {"digest": "a"}, "settings": {"limit": 5}, "tasks": [{"name": "t", "num_fewshot": 0}]}
 
@@ -136,7 +136,7 @@ def test_what_was_written_survives_kill_9(tmp_path):
     program = (
         "import sys, os, signal\n"
         "from pathlib import Path\n"
-        "from llmasos_evals.store import SampleStore\n"
+        "from llmasos_evals.records.store import SampleStore\n"
         f"store = SampleStore(Path(sys.argv[1]), {IDENTITY!r}).__enter__()\n"
         "for index in range(50):\n"
         "    store.append('t', {'index': index, 'text': f'd{index} ünï'})\n"

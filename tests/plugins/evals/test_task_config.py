@@ -9,8 +9,8 @@ import pytest
 from task_files import CHOICE, GENERATION, load, plans, run, saying, write_rows, write_task
 
 from llmasos.api import InputError, UnknownName, UsageError
-from llmasos_evals.parsing import parse_task
-from llmasos_evals.taskfile import FunctionRef, read_taskfile
+from llmasos_evals.tasks.parsing import parse_task
+from llmasos_evals.tasks.taskfile import FunctionRef, read_taskfile
 
 
 def parsed(**fields: Any) -> Any:

@@ -11,12 +11,12 @@ from task_files import plans
 
 from llmasos import Hub
 from llmasos.api import UsageError
-from llmasos_evals.config import TASK_FIELDS, FewshotConfig
-from llmasos_evals.filters import STEPS
-from llmasos_evals.library import select
 from llmasos_evals.metrics.corpus import CORPUS_AGGREGATIONS
 from llmasos_evals.plugin import llmasos_metrics
-from llmasos_evals.statistics import AGGREGATIONS
+from llmasos_evals.statistics.aggregations import AGGREGATIONS
+from llmasos_evals.tasks.config import TASK_FIELDS, FewshotConfig
+from llmasos_evals.tasks.filters import STEPS
+from llmasos_evals.tasks.library import select
 
 DOCS = Path(__file__).parents[3] / "docs"
 TASKS = (DOCS / "reference" / "tasks.md").read_text(encoding="utf-8")

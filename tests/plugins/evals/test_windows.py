@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmasos_evals.windows import Window, rolling_windows
+from llmasos_evals.scoring.windows import Window, rolling_windows
 
 PREFIX = -1
 

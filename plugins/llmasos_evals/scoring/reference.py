@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from llmasos.api import EvaluationError, HubAPI, LoadedModel, PackedBatch, Request, Response
-from llmasos_evals.encoding import PairEncoder, Scored
-from llmasos_evals.generation import GenerationPlan, generation_plan
-from llmasos_evals.windows import rolling_windows
+from llmasos_evals.scoring.encoding import PairEncoder, Scored
+from llmasos_evals.scoring.generation import GenerationPlan, generation_plan
+from llmasos_evals.scoring.windows import rolling_windows
 
 #: Tokens in one forward pass: the requests of a document are split, longest first, when they are more than this.
 TOKEN_BUDGET = 8192

@@ -19,12 +19,12 @@ from llmasos.api import (
     Outcome,
     UnknownName,
 )
-from llmasos_evals.config import MetricSpec, TaskConfig
-from llmasos_evals.functions import TaskCode
 from llmasos_evals.metrics.base import AggregatedMetric
 from llmasos_evals.metrics.corpus import CORPUS_AGGREGATIONS
-from llmasos_evals.statistics import AGGREGATIONS, Aggregation, FunctionAggregation, Mean
-from llmasos_evals.taskfile import FunctionRef
+from llmasos_evals.statistics.aggregations import AGGREGATIONS, Aggregation, FunctionAggregation, Mean
+from llmasos_evals.tasks.config import MetricSpec, TaskConfig
+from llmasos_evals.tasks.functions import TaskCode
+from llmasos_evals.tasks.taskfile import FunctionRef
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ from functools import cached_property
 from typing import Any
 
 from llmasos.api import InputError
-from llmasos_evals.config import TaskConfig
-from llmasos_evals.datasets import Rows, open_data
+from llmasos_evals.datasets.local import Rows, open_data
 from llmasos_evals.digests import digest_rows
-from llmasos_evals.functions import repeatable_randomness
-from llmasos_evals.rules import TaskRules
+from llmasos_evals.tasks.config import TaskConfig
+from llmasos_evals.tasks.functions import repeatable_randomness
+from llmasos_evals.tasks.rules import TaskRules
 
 
 class Documents:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llmasos.api import EvaluationError, InputError
-from llmasos_evals.config import FilterSpec
+from llmasos_evals.tasks.config import FilterSpec
 
 Doc = Mapping[str, Any]
 #: Answers of one request, and the document -> answers, or one answer after ``take_first``.

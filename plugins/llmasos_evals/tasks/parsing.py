@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from llmasos.api import InputError, OutputType
-from llmasos_evals.config import (
+from llmasos_evals.tasks.config import (
     FEWSHOT_FIELDS,
     TASK_FIELDS,
     FewshotConfig,
@@ -19,7 +19,7 @@ from llmasos_evals.config import (
     MetricSpec,
     TaskConfig,
 )
-from llmasos_evals.taskfile import FunctionRef
+from llmasos_evals.tasks.taskfile import FunctionRef
 
 OUTPUT_TYPES: tuple[str, ...] = get_args(OutputType)
 

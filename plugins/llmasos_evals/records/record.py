@@ -235,5 +235,5 @@ def count_section(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    # python -m llmasos_evals.record > record.schema.json
+    # python -m llmasos_evals.records.record > record.schema.json
     print(json.dumps(json_schema(), indent=2))

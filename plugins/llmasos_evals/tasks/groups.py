@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmasos_evals.statistics import pooled_stderr, total, unweighted_stderr
-from llmasos_evals.task import Score, Task
+from llmasos_evals.statistics.aggregations import pooled_stderr, total, unweighted_stderr
+from llmasos_evals.tasks.task import Score, Task
 
 
 @dataclass(frozen=True, slots=True)

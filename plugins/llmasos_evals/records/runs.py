@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmasos.api import EvalRequest, LoadedModel, canonical_digest
-from llmasos_evals.generation import generation_plan
-from llmasos_evals.record import SCHEMA
-from llmasos_evals.scorer import ReferenceScorer
-from llmasos_evals.task import PlannedDocument, Task
+from llmasos_evals.records.record import SCHEMA
+from llmasos_evals.scoring.generation import generation_plan
+from llmasos_evals.scoring.reference import ReferenceScorer
+from llmasos_evals.tasks.task import PlannedDocument, Task
 
 
 @dataclass(slots=True)

@@ -16,8 +16,8 @@ from types import ModuleType
 from typing import Any
 
 from llmasos.api import EvaluationError, InputError, MissingDependency, UsageError
-from llmasos_evals.datasets import Rows
-from llmasos_evals.taskfile import FunctionRef
+from llmasos_evals.datasets.local import Rows
+from llmasos_evals.tasks.taskfile import FunctionRef
 
 
 class TaskCode:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmasos.api import InputError, Request
-from llmasos_evals.config import TaskConfig
-from llmasos_evals.prompts import as_text, example_turns, question_turns
-from llmasos_evals.rules import Shape, TaskRules
+from llmasos_evals.tasks.config import TaskConfig
+from llmasos_evals.tasks.prompts import as_text, example_turns, question_turns
+from llmasos_evals.tasks.rules import Shape, TaskRules
 
 Doc = Mapping[str, Any]
 

@@ -12,17 +12,17 @@ from functools import cached_property
 from typing import Any
 
 from llmasos.api import ChoiceOutcome, EvaluationError, HubAPI, InputError, Outcome, Request, Response
-from llmasos_evals.config import TaskConfig, digest_input
 from llmasos_evals.digests import digest, plain
-from llmasos_evals.documents import Documents
-from llmasos_evals.fewshot import Draw, HarnessDraw, NativeDraw, no_draw
-from llmasos_evals.filters import build_pipeline
-from llmasos_evals.functions import TaskCode
-from llmasos_evals.measures import FunctionMetric, Measure, TaskMetric, bind
 from llmasos_evals.metrics.likelihood import ties
-from llmasos_evals.outcomes import outcome_of, plain_answers
-from llmasos_evals.requests import RequestBuilder
-from llmasos_evals.rules import Shape, resolve_rules, shape_of
+from llmasos_evals.metrics.measures import FunctionMetric, Measure, TaskMetric, bind
+from llmasos_evals.tasks.config import TaskConfig, digest_input
+from llmasos_evals.tasks.documents import Documents
+from llmasos_evals.tasks.fewshot import Draw, HarnessDraw, NativeDraw, no_draw
+from llmasos_evals.tasks.filters import build_pipeline
+from llmasos_evals.tasks.functions import TaskCode
+from llmasos_evals.tasks.outcomes import outcome_of, plain_answers
+from llmasos_evals.tasks.requests import RequestBuilder
+from llmasos_evals.tasks.rules import Shape, resolve_rules, shape_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmasos.api import AmbiguousName, HubAPI, InputError, UnknownName
-from llmasos_evals.config import TASK_FIELDS
 from llmasos_evals.digests import digest
-from llmasos_evals.groups import Group, MeanRule
-from llmasos_evals.parsing import near_miss, parse_task
-from llmasos_evals.task import Score, Task
-from llmasos_evals.taskfile import anchor_data_files, read_taskfile
+from llmasos_evals.tasks.config import TASK_FIELDS
+from llmasos_evals.tasks.groups import Group, MeanRule
+from llmasos_evals.tasks.parsing import near_miss, parse_task
+from llmasos_evals.tasks.task import Score, Task
+from llmasos_evals.tasks.taskfile import anchor_data_files, read_taskfile
 
 _IGNORED_FOLDERS = {"__pycache__", ".ipynb_checkpoints"}
 _GROUP_FIELDS = {"group", "group_alias", "task", "aggregate_metric_list", "metadata", "tag"}

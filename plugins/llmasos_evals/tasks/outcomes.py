@@ -15,7 +15,7 @@ from llmasos.api import (
     Response,
     RollingOutcome,
 )
-from llmasos_evals.rules import Rules, Shape
+from llmasos_evals.tasks.rules import Rules, Shape
 
 #: What a label that names no choice counts as; it scores 0, as in lm-evaluation-harness.
 NO_CHOICE = -100

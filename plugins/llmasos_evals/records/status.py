@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmasos.api import EvalEvent
-from llmasos_evals.store import write_json
+from llmasos_evals.records.store import write_json
 
 STATUS_FILE = "status.json"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from llmasos_evals.config import TaskConfig
-from llmasos_evals.datasets import Rows
-from llmasos_evals.functions import TaskCode
-from llmasos_evals.templates import Fields
+from llmasos_evals.datasets.local import Rows
+from llmasos_evals.tasks.config import TaskConfig
+from llmasos_evals.tasks.functions import TaskCode
+from llmasos_evals.tasks.templates import Fields
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmasos.api import InputError
-from llmasos_evals.taskfile import FunctionRef
+from llmasos_evals.tasks.taskfile import FunctionRef
 
 #: Fields that cannot change a number: left out of the digest.
 _WITHOUT_EFFECT = frozenset(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llmasos.api import Response, canonical_digest
 
 if TYPE_CHECKING:
-    from llmasos_evals.task import PlannedDocument
+    from llmasos_evals.tasks.task import PlannedDocument
 
 Items = dict[tuple[str, str], Any]
 

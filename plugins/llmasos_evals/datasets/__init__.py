@@ -1,0 +1,1 @@
+"""Where the documents of tasks come from."""
