@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from llmasos.api import canonical_digest
 
@@ -195,6 +195,22 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
     Record.model_validate(complete)
     ordered = {name: complete[name] for name in ("schema", "digest")}
     return ordered | complete
+
+
+def check_record(record: Mapping[str, Any]) -> None:
+    """Raise ValueError, in one line, for what is no record of this schema."""
+    schema = record.get("schema")
+    if schema != SCHEMA:
+        raise ValueError(f"its schema is {str(schema)[:60]!r}, not {SCHEMA!r}")
+    try:
+        Record.model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])[:200]
+        raise ValueError(f"{place}: {first['msg']} ({error.error_count()} places in all)") from None
+    names = [task["name"] for task in record["tasks"]]
+    if len(set(names)) != len(names):
+        raise ValueError("two tasks have the same name")
 
 
 def json_schema() -> dict[str, Any]:
