@@ -57,11 +57,12 @@ class Hub(KernelHub):
         params: SamplingParams,
         *,
         batch_size: int = 8,
+        share_prefixes: bool = True,
     ) -> Iterator[GenerationChunk]:
         """Complete prompts (text, or token ids as they are given to the model) together, streaming."""
         from llmasos.pipelines.generate import generate
 
-        return generate(loaded, prompts, params, batch_size=batch_size)
+        return generate(loaded, prompts, params, batch_size=batch_size, share_prefixes=share_prefixes)
 
     def describe(self, ref: str, *, allow_pickle: bool = False) -> dict[str, Any]:
         """Everything about a model that can be known without loading its weights."""

@@ -89,6 +89,7 @@ class HubAPI(Protocol):
         params: SamplingParams,
         *,
         batch_size: int = 8,
+        share_prefixes: bool = True,
     ) -> Iterator[GenerationChunk]:
         """Complete prompts (text, or token ids as they are given to the model), ``batch_size`` together, streaming."""
 

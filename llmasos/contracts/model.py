@@ -130,6 +130,9 @@ class KVCache(Protocol):
     def copy(self, source: int, target: int) -> None:
         """Make ``target`` hold what ``source`` holds (shared prefixes)."""
 
+    def rewind(self, slot: int, length: int) -> bool:
+        """Forget all but the first ``length`` tokens of a slot; False, and nothing changed, for a state that cannot go back."""
+
 
 class Model(Protocol):
     """What every loaded model can do."""

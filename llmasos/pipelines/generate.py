@@ -1,7 +1,8 @@
 """Text from a causal language model: batches of any mix of lengths, streamed, seeded, with or without sampling.
 
 Rows live in the slots of one cache. A row that finishes leaves at once and the next prompt takes its slot; new prompts
-and next tokens of running rows travel in the same packed batch, so nothing is padded and nothing waits.
+and next tokens of running rows travel in the same packed batch, so nothing is padded and nothing waits. A beginning that
+prompts share is computed once and copied.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from llmasos.contracts.model import (
 from llmasos.contracts.tokenizer import Tokenizer
 from llmasos.errors import UsageError
 from llmasos.pipelines import sampling
+from llmasos.pipelines.prefixes import SlotContents
 from llmasos.pipelines.text_stream import TextStream
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-#: New prompts are admitted to one pass until they hold this many tokens; a longer one is admitted alone.
+#: New prompts are admitted to one pass until it has this many new tokens or more.
 PREFILL_TOKENS = 2048
 
 
@@ -56,6 +58,7 @@ def generate(
     params: SamplingParams,
     *,
     batch_size: int = 8,
+    share_prefixes: bool = True,
 ) -> Iterator[GenerationChunk]:
     """Complete prompts, up to ``batch_size`` at a time; chunks of different prompts are interleaved.
 
@@ -64,7 +67,8 @@ def generate(
     model's own distribution, before penalty, temperature and filters.
 
     A completion depends on the model, the prompt, ``params`` and how often the same prompt came before it in ``prompts``;
-    not on the other prompts and not on ``batch_size`` (but for rounding of the arithmetic underneath).
+    not on the other prompts and not on ``batch_size``, but for rounding of the arithmetic underneath; with ``batch_size`` 1 and
+    without ``share_prefixes`` not even for that.
 
     Raises UsageError, before anything is computed, for settings that make no sense, a prompt longer than the context (the
     message has both numbers) and an empty prompt when the tokenizer has no BOS token.
@@ -90,7 +94,7 @@ def generate(
         rows.append(
             _Row(index, ids, room, TextStream(loaded.tokenizer, params.stop), random, fresh=list(ids))
         )
-    return _run(loaded, rows, params, batch_size)
+    return _run(loaded, rows, params, batch_size, share_prefixes)
 
 
 def complete(
@@ -146,7 +150,7 @@ def _stop_tokens(tokenizer: Tokenizer, stop: Sequence[str]) -> frozenset[int]:
 
 
 def _run(
-    loaded: LoadedModel, rows: list[_Row], params: SamplingParams, batch_size: int
+    loaded: LoadedModel, rows: list[_Row], params: SamplingParams, batch_size: int, share_prefixes: bool
 ) -> Iterator[GenerationChunk]:
     ends, stops = _end_tokens(loaded, params), _stop_tokens(loaded.tokenizer, params.stop)
     waiting: deque[_Row] = deque()
@@ -161,17 +165,25 @@ def _run(
     # the last token generated is never fed back
     cache = loaded.model.new_cache(slots, max(len(row.prompt) + row.room - 1 for row in waiting))
     free = list(range(slots))
+    contents = SlotContents(cache, slots) if share_prefixes else None
     repeats = _Repeats(slots, loaded.model, params.repetition_penalty)
     running: list[_Row] = []
     while waiting or running:
         admitted = 0
-        while waiting and free and (admitted == 0 or admitted + len(waiting[0].prompt) <= PREFILL_TOKENS):
-            row = waiting.popleft()
+        while waiting and free and admitted < PREFILL_TOKENS:
+            row, slot = waiting[0], free[-1]
+            if contents is None:
+                cache.reset(slot)
+            else:
+                past = contents.begin(slot, row.prompt)
+                if past is None:
+                    break
+                row.past, row.fresh = past, row.prompt[past:]
+            waiting.popleft()
             row.slot = free.pop()
-            cache.reset(row.slot)
             repeats.start(row.slot, row.prompt)
             running.append(row)
-            admitted += len(row.prompt)
+            admitted += len(row.fresh)
         for row, (token, logprob) in zip(
             list(running), _step(loaded.model, running, cache, repeats, params), strict=True
         ):

@@ -134,6 +134,11 @@ class ScriptedCache:
         """Make ``target`` hold what ``source`` holds."""
         self.held[target], self.lengths[target] = list(self.held[source]), self.lengths[source]
 
+    def rewind(self, slot: int, length: int) -> bool:
+        """Forget all but the first ``length`` tokens of a slot."""
+        self.held[slot], self.lengths[slot] = self.held[slot][:length], length
+        return True
+
 
 class ScriptedModel:
     """A ``CausalLM`` whose next token is what a function of the tokens so far says.

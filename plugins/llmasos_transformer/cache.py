@@ -14,7 +14,6 @@ class SlabCache:
     """A ``KVCache``: for each layer one slab of keys and one of values, [slots, capacity, Hk, E].
 
     A sequence keeps its slot for life, so its keys are always one contiguous range and attention reads them in place.
-    Setting ``lengths[slot]`` to a smaller number rewinds that sequence.
     """
 
     def __init__(
@@ -51,6 +50,11 @@ class SlabCache:
             self.keys[:, target, :length] = self.keys[:, source, :length]
             self.values[:, target, :length] = self.values[:, source, :length]
         self.lengths[target] = length
+
+    def rewind(self, slot: int, length: int) -> bool:
+        """Forget all but the first ``length`` tokens of a slot, of which it holds at least as many."""
+        self.lengths[slot] = min(length, self.lengths[slot])
+        return True
 
     def past(self, slots: Sequence[int]) -> list[int]:
         """Tokens held by each of ``slots``. Raises UsageError when one is named twice or does not exist."""

@@ -334,6 +334,19 @@ class SharedCache(ScriptedCache):
         self.lengths[target] = self.lengths[source]
 
 
+class LengthOnlyCache(ScriptedCache):
+    def rewind(self, slot: int, length: int) -> bool:
+        self.lengths[slot] = length
+        return True
+
+
+class RewindsTheCountOnly(ScriptedModel):
+    """rewind changes the number and keeps the tokens."""
+
+    def new_cache(self, slots: int, capacity: int) -> ScriptedCache:
+        return LengthOnlyCache(slots, capacity)
+
+
 class AliasesSlots(ScriptedModel):
     """copy shares the list, and a pass appends to it in place."""
 
@@ -444,6 +457,7 @@ MODELS: list[tuple[Callable[..., Any], str]] = [
     (CountsTwice, "model.cache_is_no_cache"),
     (CrossesBorders, "model.batch_is_single"),
     (AliasesSlots, "model.cache_copy"),
+    (RewindsTheCountOnly, "model.cache_rewind"),
     (ForgetsToReset, "model.cache_copy"),
     (RowNumbersAsPositions, "model.positions_matter"),
     (NoLimit, "model.too_long"),

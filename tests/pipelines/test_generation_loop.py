@@ -12,7 +12,7 @@ from llmasos.contracts.evaluation import LoadedModel
 from llmasos.contracts.model import GenerationChunk, ResolvedModel, SamplingParams
 from llmasos.errors import UsageError
 from llmasos.pipelines.generate import complete, generate
-from llmasos.testing.doubles import ByteTokenizer, ScriptedModel
+from llmasos.testing.doubles import ByteTokenizer, ScriptedCache, ScriptedModel
 
 
 def loaded(model: Any = None, tokenizer: Any = None) -> LoadedModel:
@@ -216,3 +216,54 @@ def test_rows_retire_early_and_their_slots_are_used_again():
     )
     assert [len(d.tokens) for d in done] == [20, *[0] * 10]
     assert sizes == [2] * 10 + [1] * 10
+
+
+class Counting(ScriptedModel):
+    """Keeps how many tokens each pass computed."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.passes: list[int] = []
+
+    def hidden(self, batch, cache=None):
+        self.passes.append(len(batch.tokens))
+        return super().hidden(batch, cache)
+
+
+SHARED = "x" * 40
+ALIKE = [f"{SHARED}{end}" for end in ("ab", "ac", "d", "ab", "")]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("batch_size", "saved"),
+    # The last token of a prompt is always computed. One slot only remembers the prompt before; eight remember all.
+    [(1, 41 + 40 + 40 + 39), (8, 41 + 40 + 41 + 39)],
+)
+def test_a_shared_beginning_is_computed_once(batch_size, saved, temperature):
+    params = SamplingParams(max_new_tokens=4, temperature=temperature, seed=3)
+    sharing, alone = Counting(), Counting()
+    chunks = generate(loaded(alone), ALIKE, params, batch_size=batch_size, share_prefixes=False)
+    each = sorted((chunk for chunk in chunks if chunk.done), key=lambda chunk: chunk.index)
+    assert complete(loaded(sharing), ALIKE, params, batch_size=batch_size) == [c.done for c in each]
+    assert sum(alone.passes) - sum(sharing.passes) == saved
+
+
+def test_unlike_prompts_share_nothing():
+    model = Counting()
+    complete(loaded(model), ["a" * 20, "b" * 20], SamplingParams(max_new_tokens=1), batch_size=2)
+    assert model.passes == [40]
+
+
+def test_a_cache_that_cannot_go_back_is_filled_again():
+    class Forward(ScriptedCache):
+        def rewind(self, slot: int, length: int) -> bool:
+            return length == self.lengths[slot]
+
+    class Recurrent(Counting):
+        def new_cache(self, slots: int, capacity: int) -> ScriptedCache:
+            return Forward(slots, capacity)
+
+    model, params = Recurrent(), SamplingParams(max_new_tokens=3)
+    assert complete(loaded(model), ALIKE, params, batch_size=2) == complete(loaded(), ALIKE, params)
+    assert sum(model.passes) > sum(map(len, ALIKE))

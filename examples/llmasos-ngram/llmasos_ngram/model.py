@@ -102,6 +102,10 @@ class HistoryCache:
         """Make ``target`` hold what ``source`` holds."""
         self.lengths[target], self.tails[target] = self.lengths[source], list(self.tails[source])
 
+    def rewind(self, slot: int, length: int) -> bool:
+        """Only to where the slot is: what lies further back is not kept."""
+        return length == self.lengths[slot]
+
 
 class NgramModel:
     """A ``CausalLM``."""

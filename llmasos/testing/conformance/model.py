@@ -284,6 +284,32 @@ def cache_copy(subject: ModelSubject) -> Observation:
 
 
 @check(
+    "model.cache_rewind",
+    rule="after cache.rewind a slot goes on from its first tokens only; a state that cannot go back says so and stays",
+    fix="drop keys, values and length beyond the given number of tokens, or return False and change nothing",
+)
+def cache_rewind(subject: ModelSubject) -> Observation:
+    model = subject.model
+    prefix, first, second = sequences(model, [6, 4, 5], seed=19)
+    if model.max_length < 12:
+        return does_not_apply("the model's positions are too few")
+    cache: KVCache = model.new_cache(1, 11)
+    advance(model, cache, [0], [prefix])
+    advance(model, cache, [0], [first])
+    back = cache.rewind(0, len(prefix))
+    held = prefix if back else [*prefix, *first]
+    if cache.lengths[0] != len(held):
+        return broken(f"rewind to {len(prefix)} says {back}, but lengths is {cache.lengths[0]}")
+    if not back:
+        return kept("it cannot go back, and says so")
+    rows = model.logits(advance(model, cache, [0], [second]))
+    expected = _logits(model, [*prefix, *second])[len(prefix) :]
+    if problem := _compare(subject, "scores after a rewind and whole", rows, expected):
+        return broken(problem)
+    return kept(f"back from {len(prefix) + len(first)} to {len(prefix)} tokens")
+
+
+@check(
     "model.positions_matter",
     rule="positions come from the batch: the same tokens further apart have other scores",
     fix="use batch.positions, not the row number",
@@ -409,6 +435,7 @@ CHECKS = (
     batch_is_single,
     cache_is_no_cache,
     cache_copy,
+    cache_rewind,
     positions_matter,
     too_long,
     deterministic,
