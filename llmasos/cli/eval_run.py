@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -14,11 +14,43 @@ from llmasos.cli.state import State, common_options, pass_state
 COLUMNS = ("task", "version", "shots", "metric", "filter", "value", "±", "stderr", "n")
 
 
+def _limit(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> int | Literal["auto"] | None:
+    """A number of documents, or ``auto``."""
+    if value is None:
+        return None
+    number: Any = value
+    return "auto" if value == "auto" else int(click.IntRange(min=1).convert(number, parameter, context))
+
+
+def _settings(context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` options as a mapping; a value that is JSON is read as such, anything else is text."""
+    import json
+
+    found: dict[str, Any] = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not equals or not key.strip():
+            raise click.BadParameter(f"{value!r} is not KEY=VALUE", context, parameter)
+        try:
+            found[key.strip()] = json.loads(text)
+        except (ValueError, RecursionError):
+            found[key.strip()] = text
+    return found
+
+
 @click.command("run")
 @click.argument("model")
 @click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
 @click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", help="Score only the first N documents of each task."
+    "--limit", callback=_limit, metavar="N|auto", help="Score only the first N documents of each task."
+)
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="X",
+    help="With --limit auto: as many documents as make every 95 % interval X wide on either side.",
 )
 @click.option(
     "--num-fewshot",
@@ -74,28 +106,86 @@ COLUMNS = ("task", "version", "shots", "metric", "filter", "value", "±", "stder
     help="Resamples for standard errors that have no formula; 0 leaves standard errors out.",
 )
 @click.option(
-    "--no-resume", is_flag=True, help="Compute this run's documents again, even those that were finished."
+    "--cluster-column",
+    metavar="COLUMN",
+    help="Column of the data; documents with the same value are not independent, and standard errors say so.",
+)
+@click.option(
+    "--no-resume",
+    "resume",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Compute this run's documents again, even those that were finished.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["tree", "reference", "lm-eval"]),
+    default="tree",
+    show_default=True,
+    help="tree computes what prompts share once; reference does one row a request; lm-eval is that harness itself.",
+)
+@click.option(
+    "--batch-invariant",
+    is_flag=True,
+    help="The same bits whatever the token budget, order, limit, workers and interruptions. Slower.",
+)
+@click.option("--token-budget", type=click.IntRange(min=1), metavar="N", help="Tokens in one forward pass.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Processes that score. The record does not depend on it at equal --threads.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Threads of each worker. [default: cores divided by workers; 1 with --batch-invariant]",
+)
+@click.option("--ray", metavar="ADDRESS", help="Score on a Ray cluster; `local` starts one on this machine.")
+@click.option(
+    "--cache", is_flag=True, help="Reuse answers of earlier runs to the same tokens by the same weights."
+)
+@click.option(
+    "--stride",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Running text: move the window on by N tokens. [default: windows that do not overlap]",
+)
+@click.option("--apply-chat-template", is_flag=True, help="Put prompts into the model's chat template.")
+@click.option(
+    "--chat-template", metavar="NAME", help="Like --apply-chat-template, with the template of this name."
+)
+@click.option("--system-instruction", metavar="TEXT", help="What stands before the first turn of a prompt.")
+@click.option(
+    "--fewshot-as-multiturn/--no-fewshot-as-multiturn",
+    default=None,
+    help="Few-shot examples as turns of the conversation. [default: with a chat template]",
+)
+@click.option(
+    "--gen-kwargs",
+    multiple=True,
+    callback=_settings,
+    metavar="KEY=VALUE",
+    help="A generation setting that replaces the tasks' own, for example temperature=0.7. May be repeated.",
+)
+@click.option(
+    "--allow-code-execution", is_flag=True, help="Run code that the model writes, in a sandboxed process."
 )
 @yes_option
 @common_options
 @pass_state
 def command(
     state: State,
+    /,
     model: str,
     tasks: tuple[str, ...],
-    limit: int | None,
-    num_fewshot: int | None,
-    batch_size: int,
-    seed: int,
-    output: Path | None,
-    device: str,
-    dtype: str,
-    include: tuple[Path, ...],
-    compat: str,
-    allow_task_code: bool,
-    allow_pickle: bool,
-    bootstrap: int,
-    no_resume: bool,
+    apply_chat_template: bool,
+    chat_template: str | None,
+    **settings: Any,
 ) -> None:
     """Score MODEL on tasks or suites.
 
@@ -108,19 +198,8 @@ def command(
             model,
             tasks,
             progress=progress,
-            limit=limit,
-            num_fewshot=num_fewshot,
-            batch_size=batch_size,
-            seed=seed,
-            output=output,
-            device=device,
-            dtype=dtype,
-            include=include,
-            compat=compat,
-            allow_task_code=allow_task_code,
-            allow_pickle=allow_pickle,
-            bootstrap=bootstrap,
-            resume=not no_resume,
+            apply_chat_template=chat_template or apply_chat_template,
+            **settings,
         )
     state.output.emit(result.record, lambda: state.output.table(COLUMNS, list(result_rows(result.record))))
     state.output.note(f"record and samples: {result.output}")

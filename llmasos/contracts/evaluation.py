@@ -169,7 +169,8 @@ class EvalRequest:
 
     model: str
     tasks: tuple[str, ...]
-    limit: int | None = None
+    #: Documents of each task; ``auto`` takes as many as make the 95 % interval ``interval`` wide on either side.
+    limit: int | Literal["auto"] | None = None
     num_fewshot: int | None = None
     batch_size: int = 8
     seed: int = 1234
@@ -186,6 +187,34 @@ class EvalRequest:
     resume: bool = True
     #: Let task files run the Python functions that lie beside them (``!function``); their digests go into the record.
     allow_task_code: bool = False
+    #: Run code that the model writes, in the sandbox (pass@k).
+    allow_code_execution: bool = False
+    #: ``tree`` computes what prompts share once, ``reference`` one row a request; ``lm-eval`` is that harness itself.
+    engine: Literal["tree", "reference", "lm-eval"] = "tree"
+    #: Bit-identical numbers whatever the token budget, order, limit, number of workers and point of resumption.
+    batch_invariant: bool = False
+    #: Tokens in one forward pass; None: the engine's own.
+    token_budget: int | None = None
+    #: Processes that score, and threads of each; None: cores divided by workers.
+    workers: int = 1
+    threads: int | None = None
+    #: Address of a Ray cluster, or ``local`` for one of this machine.
+    ray: str | None = None
+    #: Answer requests that any earlier run computed with the same weights, tokenizer, precision and token ids.
+    cache: bool = False
+    #: Tokens that the windows of running text move on by; None: lm-evaluation-harness's disjoint windows.
+    stride: int | None = None
+    #: True: the model's own chat template; a string: the one of that name.
+    apply_chat_template: bool | str = False
+    system_instruction: str | None = None
+    #: Few-shot examples as turns of the conversation; None: as turns where there is a chat template.
+    fewshot_as_multiturn: bool | None = None
+    #: Generation settings that replace those of the tasks.
+    gen_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    #: Half of the width that ``limit="auto"`` aims at, in units of the metric.
+    interval: float | None = None
+    #: A column of the documents: those with the same value are not independent, standard errors take that in.
+    cluster_column: str | None = None
 
 
 class Progress(Protocol):

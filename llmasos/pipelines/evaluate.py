@@ -33,21 +33,54 @@ def check_request(request: EvalRequest) -> None:
     if not request.tasks:
         raise UsageError("no task was named", hint="try `llmasos eval MODEL quickstart`")
     dtype_name(request.dtype)
+    if isinstance(request.limit, str) and request.limit != "auto":
+        raise UsageError(f"limit is {request.limit!r}", hint="limit must be a number or auto")
     for name, value, least in (
-        ("limit", request.limit, 1),
+        ("limit", None if isinstance(request.limit, str) else request.limit, 1),
         ("num_fewshot", request.num_fewshot, 0),
         ("batch_size", request.batch_size, 1),
         ("bootstrap", request.bootstrap, 0),
+        ("token_budget", request.token_budget, 1),
+        ("workers", request.workers, 1),
+        ("threads", request.threads, 1),
+        ("stride", request.stride, 1),
     ):
         if value is not None and value < least:
             raise UsageError(f"{name} is {value}", hint=f"{name} must be at least {least}")
-    if request.compat not in ("native", "lm-eval"):
-        raise UsageError(f"compat is {request.compat!r}", hint="compat must be native or lm-eval")
+    for name, choice, choices in (
+        ("compat", request.compat, ("native", "lm-eval")),
+        ("engine", request.engine, ("tree", "reference", "lm-eval")),
+    ):
+        if choice not in choices:
+            raise UsageError(f"{name} is {choice!r}", hint=f"{name} must be one of {', '.join(choices)}")
+    _check_together(request)
     for folder in request.include:
         if not folder.exists():
             raise UsageError(f"--include {folder}: no such folder", hint="give a folder with task files")
     if request.output is not None and request.output.exists() and not request.output.is_dir():
         raise UsageError(f"--output {request.output} is a file", hint="give a folder")
+
+
+def _check_together(request: EvalRequest) -> None:
+    """Refuse settings that exclude each other, and those that say nothing without another."""
+    if request.interval is not None and not 0 < request.interval < float("inf"):
+        raise UsageError(f"interval is {request.interval}", hint="interval must be above 0")
+    if (request.limit == "auto") != (request.interval is not None):
+        raise UsageError(
+            "limit auto and interval need each other",
+            hint="--limit auto --interval 0.01 scores documents until the 95 % interval is 0.01 on either side",
+        )
+    if request.batch_invariant and request.threads not in (None, 1):
+        raise UsageError(
+            f"threads is {request.threads} with batch_invariant",
+            hint="sums over several threads depend on how many there are: leave out threads, or use more workers",
+        )
+    if request.batch_invariant and request.engine == "lm-eval":
+        raise UsageError("the engine lm-eval is not batch-invariant", hint="leave out one of the two")
+    if request.fewshot_as_multiturn and not request.apply_chat_template:
+        raise UsageError(
+            "fewshot_as_multiturn needs a chat template", hint="add --apply-chat-template, or leave it out"
+        )
 
 
 def evaluate(hub: KernelHub, request: EvalRequest, progress: Progress | None = None) -> EvalResult:

@@ -23,6 +23,7 @@ from llmasos.api import (
     Response,
     Scorer,
     UnknownName,
+    UsageError,
     canonical_digest,
     merkle_root,
 )
@@ -60,6 +61,7 @@ class HarnessEvaluator:
         Raises InputError and UnknownName for tasks, what ``load_model`` raises for the model, UsageError when the output
         folder holds another run, EvaluationError when scoring cannot be completed. Finished documents are kept in any case.
         """
+        _refuse_unbuilt(request)
         watch = Stopwatch()
         with watch.phase("tasks"):
             progress.phase("reading tasks")
@@ -108,6 +110,28 @@ class HarnessEvaluator:
             )
             store.finish(record)
         return EvalResult(record, Path(folder))
+
+
+def _refuse_unbuilt(request: EvalRequest) -> None:
+    """Refuse, rather than ignore, what this evaluator has no code for. Raises UsageError."""
+    for option, asked in (
+        ("--batch-invariant", request.batch_invariant),
+        ("--token-budget", request.token_budget is not None),
+        ("--workers", request.workers > 1),
+        ("--threads", request.threads is not None),
+        ("--ray", request.ray is not None),
+        ("--cache", request.cache),
+        ("--stride", request.stride is not None),
+        ("--gen-kwargs", bool(request.gen_kwargs)),
+        ("--engine lm-eval", request.engine == "lm-eval"),
+        ("--limit auto", request.limit == "auto"),
+        ("--cluster-column", request.cluster_column is not None),
+        ("--apply-chat-template", bool(request.apply_chat_template)),
+        ("--system-instruction", request.system_instruction is not None),
+        ("--allow-code-execution", request.allow_code_execution),
+    ):
+        if asked:
+            raise UsageError(f"{option} is not there yet in this version", hint="leave it out")
 
 
 # ---- planning ---------------------------------------------------------------------------------------------------------
