@@ -8,113 +8,12 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from llmasos.api import InputError
-
-Row = dict[str, Any]
-
-
-class Rows(Sequence[Row]):
-    """The rows of a split, with the methods task code uses on a ``datasets.Dataset``: each returns new Rows."""
-
-    def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        self._rows = [dict(row) for row in rows]
-        columns: dict[str, None] = {}
-        for row in self._rows:
-            columns.update(dict.fromkeys(row))
-        self.column_names = list(columns)
-        for row in self._rows:
-            if len(row) != len(columns):
-                for name in columns:
-                    row.setdefault(name, None)
-
-    @classmethod
-    def from_list(cls, rows: Iterable[Mapping[str, Any]]) -> Rows:
-        """Rows from dicts."""
-        return cls(rows)
-
-    @classmethod
-    def from_dict(cls, columns: Mapping[str, Sequence[Any]]) -> Rows:
-        """Rows from columns of equal length."""
-        return cls(dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
-
-    @property
-    def features(self) -> dict[str, None]:
-        """Column names as keys."""
-        return dict.fromkeys(self.column_names)
-
-    @property
-    def num_rows(self) -> int:
-        return len(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> Any: ...
-    @overload
-    def __getitem__(self, index: str) -> Any: ...
-    def __getitem__(self, index: int | slice | str) -> Any:
-        if isinstance(index, str):
-            return [row[index] for row in self._rows]
-        if isinstance(index, slice):
-            chosen = self._rows[index]
-            return {name: [row[name] for row in chosen] for name in self.column_names}
-        return self._rows[index]
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self._rows)
-
-    def to_list(self) -> list[Row]:
-        return [dict(row) for row in self._rows]
-
-    def map(
-        self,
-        function: Callable[..., Mapping[str, Any] | None],
-        *,
-        with_indices: bool = False,
-        remove_columns: str | Sequence[str] | None = None,
-        **_speed: Any,
-    ) -> Rows:
-        """Each row updated with what ``function`` returns for it (unchanged for None).
-
-        ``batched`` is refused; ``num_proc``, ``desc`` and other settings without effect on the result are ignored.
-        """
-        if _speed.get("batched"):
-            raise InputError("task code maps in batches, which is not supported here")
-        dropped = {remove_columns} if isinstance(remove_columns, str) else set(remove_columns or ())
-        out = []
-        for number, row in enumerate(self._rows):
-            new = function(dict(row), number) if with_indices else function(dict(row))
-            kept = {key: value for key, value in row.items() if key not in dropped}
-            out.append(kept if new is None else {**kept, **new})
-        return Rows(out)
-
-    def filter(self, function: Callable[..., Any], *, with_indices: bool = False, **_speed: Any) -> Rows:
-        """The rows for which ``function`` is true."""
-        return Rows(
-            row
-            for number, row in enumerate(self._rows)
-            if (function(dict(row), number) if with_indices else function(dict(row)))
-        )
-
-    def select(self, indices: Iterable[int]) -> Rows:
-        return Rows(self._rows[index] for index in indices)
-
-    def rename_column(self, old: str, new: str) -> Rows:
-        return Rows({new if key == old else key: value for key, value in row.items()} for row in self._rows)
-
-    def remove_columns(self, names: str | Sequence[str]) -> Rows:
-        dropped = {names} if isinstance(names, str) else set(names)
-        return Rows({key: value for key, value in row.items() if key not in dropped} for row in self._rows)
-
-    def add_column(self, name: str, column: Sequence[Any]) -> Rows:
-        return Rows({**row, name: value} for row, value in zip(self._rows, column, strict=True))
+from llmasos_evals.datasets.rows import Row, Rows
 
 
 class LocalData:
