@@ -83,7 +83,8 @@ class ChoiceOutcome:
     """What a ``multiple_choice`` document came to; the sequences are parallel to ``choices``.
 
     ``gold`` has the indices of the right choices, -100 for a label that names no choice; ``multiple`` when the task has
-    several right choices a document. ``unconditional`` (nats without the context) only when a metric asked for it.
+    several right choices a document. ``unconditional`` (nats without the context) only when a metric asked for it. ``doc``
+    is the document, for metrics that score its fields too.
     """
 
     logprobs: tuple[float, ...]
@@ -92,18 +93,21 @@ class ChoiceOutcome:
     gold: tuple[int, ...]
     multiple: bool = False
     unconditional: tuple[float, ...] = ()
+    doc: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationOutcome:
     """What a ``generate_until`` document came to after the filters: a string, or a list when the filters keep several.
 
-    ``multiple`` when the task has several references a document, any of which will do.
+    ``multiple`` when the task has several references a document, any of which will do. ``doc`` is the document, for metrics
+    that score its fields too.
     """
 
     prediction: Any
     references: tuple[str, ...]
     multiple: bool = False
+    doc: Mapping[str, Any] = field(default_factory=dict)
 
 
 Outcome = LikelihoodOutcome | RollingOutcome | ChoiceOutcome | GenerationOutcome
@@ -171,6 +175,8 @@ class EvalRequest:
     tasks: tuple[str, ...]
     #: Documents of each task; ``auto`` takes as many as make the 95 % interval ``interval`` wide on either side.
     limit: int | Literal["auto"] | None = None
+    #: Task -> numbers of the documents to score, instead of all; tasks that are not named are scored whole.
+    samples: Mapping[str, Sequence[int]] | None = None
     num_fewshot: int | None = None
     batch_size: int = 8
     seed: int = 1234

@@ -37,8 +37,8 @@ def llmasos_tasks() -> Iterator[TaskDef]:
 
 @hookimpl
 def llmasos_metrics() -> Iterator[MetricDef]:
-    likelihood, generation, corpus = (
-        f"llmasos_evals.metrics.{name}" for name in ("likelihood", "generation", "corpus")
+    likelihood, generation, corpus, rouge = (
+        f"llmasos_evals.metrics.{name}" for name in ("likelihood", "generation", "corpus", "rouge")
     )
     share, percent = (0.0, 1.0), (0.0, 100.0)
 
@@ -101,7 +101,7 @@ def llmasos_metrics() -> Iterator[MetricDef]:
         ("rougeL", "RougeL"),
         ("rougeLsum", "RougeLsum"),
     ):
-        yield MetricDef(name=name, factory=f"{generation}:{attribute}", higher_is_better=True, range=share)
+        yield MetricDef(name=name, factory=f"{rouge}:{attribute}", higher_is_better=True, range=share)
     for name, attribute in (("bleu", "Bleu"), ("chrf", "Chrf"), ("chrf++", "ChrfPlusPlus")):
         yield MetricDef(
             name=name, factory=f"{corpus}:{attribute}", higher_is_better=True, unit="%", range=percent

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from llmasos.api import EvaluationError, MissingDependency, Outcome
+from llmasos.api import EvaluationError, InputError, MissingDependency, Outcome
 from llmasos_evals.statistics.aggregations import Aggregation, Mean
 
 #: Options that lm-evaluation-harness accepts on any metric and that only exact_match heeds. Stock task files have them.
 IDLE_OPTIONS = frozenset(
-    {"ignore_case", "ignore_punctuation", "ignore_numbers", "regexes_to_ignore", "average", "weight_by_size"}
+    {
+        "ignore_case",
+        "ignore_punctuation",
+        "ignore_numbers",
+        "regexes_to_ignore",
+        "average",
+        "weight_by_size",
+        "high_is_better",
+    }
 )
 
 
@@ -22,15 +32,19 @@ class AggregatedMetric:
     version: ClassVar[int] = 1
 
     def __init__(self, **idle: Any) -> None:
-        unknown = set(idle) - IDLE_OPTIONS
-        if unknown:
-            raise TypeError(f"{self.name} has no option {sorted(unknown)[0]!r}")
+        for option in sorted(set(idle) - IDLE_OPTIONS):
+            raise unknown_option(self.name, option, self.options())
         self.idle = tuple(sorted(idle))
         self.aggregation: Aggregation = self.default_aggregation()
 
     @classmethod
     def default_aggregation(cls) -> Aggregation:
         return Mean()
+
+    @classmethod
+    def options(cls) -> tuple[str, ...]:
+        """Names of the options that have an effect."""
+        return option_names(cls)
 
     def details(self) -> Mapping[str, str]:
         """Settings that belong into the signature."""
@@ -57,6 +71,32 @@ class AggregatedMetric:
         if len(items) < 2 or bootstrap <= 0:
             return None
         return self.aggregation.stderr(items, bootstrap)
+
+
+def option_names(factory: Callable[..., Any]) -> tuple[str, ...]:
+    """The keyword arguments of a metric's factory."""
+    return tuple(
+        name
+        for name, parameter in inspect.signature(factory).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    )
+
+
+def unknown_option(metric: str, option: str, known: Sequence[str]) -> InputError:
+    """The error for an option that a metric does not have."""
+    near = difflib.get_close_matches(option, known, n=1)
+    if near:
+        hint = f"did you mean `{near[0]}`?"
+    else:
+        hint = f"its options: {', '.join(known)}" if known else "it has none"
+    return InputError(f"metric {metric} has no option `{option}`", hint=hint)
+
+
+def said(prediction: Any) -> str:
+    """The text of a prediction: the first where the filters kept several."""
+    if isinstance(prediction, list):
+        prediction = prediction[0] if prediction else ""
+    return str(prediction)
 
 
 def need(package: str, metric: str) -> None:

@@ -1,7 +1,7 @@
-"""Metrics over a whole corpus of generated text: BLEU, chrF, chrF++ and TER through ``sacrebleu``.
+"""Metrics over a whole corpus of generated text: BLEU, chrF, chrF++ and TER through ``sacrebleu``, and word error rate.
 
-Items are (references, prediction). A document counts only through its n-gram statistics, so a bootstrap replicate is a
-sum of rows, not another pass over the text.
+Items are (references, prediction). A document counts only through a row of sufficient statistics, so a bootstrap
+replicate is a sum of rows, not another pass over the text.
 """
 
 from __future__ import annotations
@@ -10,9 +10,18 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+
 from llmasos.api import EvaluationError, GenerationOutcome, InputError, Outcome
 from llmasos_evals.metrics.base import AggregatedMetric, need
-from llmasos_evals.statistics.aggregations import Aggregation, bootstrap_stderr
+from llmasos_evals.statistics.aggregations import Aggregation, resamples, sample_stddev
+from llmasos_evals.statistics.resampling import (
+    REPLICATES,
+    SACREBLEU_SEED,
+    Interval,
+    sacrebleu_interval,
+    scores_of_blocks,
+)
 
 #: lm-evaluation-harness draws at most this many replicates for these metrics.
 MAX_REPLICATES = 100
@@ -28,22 +37,39 @@ class CorpusAggregation:
 
     def value(self, items: Sequence[Any]) -> float:
         predictions, references = self._columns(items)
-        return float(self._sacrebleu().corpus_score(predictions, references).score)
+        return float(self.scorer.corpus_score(predictions, references).score)
 
     def stderr(self, items: Sequence[Any], bootstrap: int) -> float | None:
-        scorer = self._sacrebleu()
+        """lm-evaluation-harness's bootstrap: its random stream, at most 100 replicates."""
+        # In float64: no rounding of counts, and the scores are those of Python numbers.
+        rows = np.asarray(self.rows(items), dtype=np.float64)
+        blocks = resamples(len(items), min(bootstrap, MAX_REPLICATES))
+        return sample_stddev(list(scores_of_blocks(rows, blocks, self.score_of_row)))
+
+    def interval(
+        self, items: Sequence[Any], *, replicates: int = REPLICATES, seed: int = SACREBLEU_SEED
+    ) -> Interval:
+        """The 95 % interval that ``sacrebleu --confidence`` prints, to the last digit."""
+        return sacrebleu_interval(
+            self.rows(items),
+            lambda row: self.scorer._compute_score_from_stats(row).score,
+            replicates=replicates,
+            seed=seed,
+        )
+
+    def rows(self, items: Sequence[Any]) -> list[list[float]]:
+        """Sufficient statistics, a row a document; their sum is what ``score_of_row`` takes."""
         predictions, references = self._columns(items)
-        rows = scorer._extract_corpus_statistics(predictions, references)
+        found: list[list[float]] = self.scorer._extract_corpus_statistics(predictions, references)
+        return found
 
-        def statistic(block: Any) -> list[float]:
-            return [
-                float(scorer._aggregate_and_compute([rows[i] for i in replicate]).score)
-                for replicate in block
-            ]
+    def score_of_row(self, row: Any) -> float:
+        """The value of a sum of rows."""
+        return float(self.scorer._compute_score_from_stats(row.tolist()).score)
 
-        return bootstrap_stderr(len(items), min(bootstrap, MAX_REPLICATES), statistic)
-
-    def _sacrebleu(self) -> Any:
+    @property
+    def scorer(self) -> Any:
+        """The sacrebleu object."""
         if self._scorer is None:
             from sacrebleu import metrics  # half a second
 
@@ -77,17 +103,31 @@ class CorpusMetric(AggregatedMetric):
 
 
 class Bleu(CorpusMetric):
-    """BLEU (Papineni et al. 2002) as sacrebleu computes it: 0 to 100."""
+    """BLEU (Papineni et al. 2002) as sacrebleu computes it: 0 to 100. Options are those of ``sacrebleu.metrics.BLEU``."""
 
     name = "bleu"
 
     def __init__(
-        self, tokenize: str = "13a", lowercase: bool = False, smooth_method: str = "exp", **idle: Any
+        self,
+        tokenize: str = "13a",
+        lowercase: bool = False,
+        smooth_method: str = "exp",
+        smooth_value: float | None = None,
+        max_ngram_order: int = 4,
+        effective_order: bool = False,
+        **idle: Any,
     ) -> None:
         super().__init__(**idle)
         if smooth_method not in ("exp", "floor", "add-k", "none"):
             raise InputError(f"bleu: smooth_method {smooth_method!r} is none of exp, floor, add-k, none")
-        self.settings = {"tokenize": tokenize, "lowercase": lowercase, "smooth_method": smooth_method}
+        self.settings = {
+            "tokenize": tokenize,
+            "lowercase": lowercase,
+            "smooth_method": smooth_method,
+            "smooth_value": smooth_value,
+            "max_ngram_order": max_ngram_order,
+            "effective_order": effective_order,
+        }
         # force: skip sacrebleu's guess that the text was tokenised beforehand, a warning without effect on the score
         self.aggregation = CorpusAggregation("bleu", "BLEU", force=True, **self.settings)
 
@@ -96,52 +136,165 @@ class Bleu(CorpusMetric):
         return CorpusAggregation("bleu", "BLEU", force=True)
 
     def details(self) -> Mapping[str, str]:
-        case = "lc" if self.settings["lowercase"] else "mixed"
-        return {
-            "case": case,
+        smooth, value = str(self.settings["smooth_method"]), self.settings["smooth_value"]
+        found = {
+            "case": "lc" if self.settings["lowercase"] else "mixed",
+            "eff": "yes" if self.settings["effective_order"] else "no",
             "tok": str(self.settings["tokenize"]),
-            "smooth": str(self.settings["smooth_method"]),
+            "smooth": smooth if value is None else f"{smooth}[{value}]",
+        }
+        if self.settings["max_ngram_order"] != 4:
+            found["order"] = str(self.settings["max_ngram_order"])
+        return found | {"sacrebleu": self.library()}
+
+
+class Chrf(CorpusMetric):
+    """chrF (Popović 2015): 0 to 100. Options are those of ``sacrebleu.metrics.CHRF``."""
+
+    name = "chrf"
+    words = 0
+
+    def __init__(
+        self,
+        char_order: int = 6,
+        word_order: int | None = None,
+        beta: int = 2,
+        lowercase: bool = False,
+        whitespace: bool = False,
+        eps_smoothing: bool = False,
+        **idle: Any,
+    ) -> None:
+        super().__init__(**idle)
+        self.settings = {
+            "char_order": char_order,
+            "word_order": self.words if word_order is None else word_order,
+            "beta": beta,
+            "lowercase": lowercase,
+            "whitespace": whitespace,
+            "eps_smoothing": eps_smoothing,
+        }
+        self.aggregation = CorpusAggregation(self.name, "CHRF", **self.settings)
+
+    @classmethod
+    def default_aggregation(cls) -> Aggregation:
+        return CorpusAggregation(cls.name, "CHRF", word_order=cls.words)
+
+    def details(self) -> Mapping[str, str]:
+        yes = {True: "yes", False: "no"}
+        return {
+            "case": "lc" if self.settings["lowercase"] else "mixed",
+            "eff": yes[not self.settings["eps_smoothing"]],
+            "nc": str(self.settings["char_order"]),
+            "nw": str(self.settings["word_order"]),
+            "beta": str(self.settings["beta"]),
+            "space": yes[bool(self.settings["whitespace"])],
             "sacrebleu": self.library(),
         }
 
 
-class Chrf(CorpusMetric):
-    """chrF (Popović 2015), character 6-grams and beta 2: 0 to 100."""
-
-    name = "chrf"
-
-    @classmethod
-    def default_aggregation(cls) -> Aggregation:
-        return CorpusAggregation("chrf", "CHRF")
-
-    def details(self) -> Mapping[str, str]:
-        return {"nc": "6", "nw": "0", "beta": "2", "sacrebleu": self.library()}
-
-
-class ChrfPlusPlus(CorpusMetric):
+class ChrfPlusPlus(Chrf):
     """chrF++ (Popović 2017): chrF with word 1- and 2-grams."""
 
     name = "chrf++"
-
-    @classmethod
-    def default_aggregation(cls) -> Aggregation:
-        return CorpusAggregation("chrf++", "CHRF", word_order=2)
-
-    def details(self) -> Mapping[str, str]:
-        return {"nc": "6", "nw": "2", "beta": "2", "sacrebleu": self.library()}
+    words = 2
 
 
 class Ter(CorpusMetric):
-    """TER (Snover et al. 2006), edits a reference word in per cent; lower is better."""
+    """TER (Snover et al. 2006), edits a reference word in per cent; lower is better.
+
+    Options are those of ``sacrebleu.metrics.TER``.
+    """
 
     name = "ter"
+
+    def __init__(
+        self,
+        normalized: bool = False,
+        no_punct: bool = False,
+        asian_support: bool = False,
+        case_sensitive: bool = False,
+        **idle: Any,
+    ) -> None:
+        super().__init__(**idle)
+        self.settings = {
+            "normalized": normalized,
+            "no_punct": no_punct,
+            "asian_support": asian_support,
+            "case_sensitive": case_sensitive,
+        }
+        self.aggregation = CorpusAggregation("ter", "TER", **self.settings)
 
     @classmethod
     def default_aggregation(cls) -> Aggregation:
         return CorpusAggregation("ter", "TER")
 
     def details(self) -> Mapping[str, str]:
-        return {"sacrebleu": self.library()}
+        yes = {True: "yes", False: "no"}
+        return {
+            "case": "mixed" if self.settings["case_sensitive"] else "lc",
+            "norm": yes[bool(self.settings["normalized"])],
+            "punct": yes[not self.settings["no_punct"]],
+            "asian": yes[bool(self.settings["asian_support"])],
+            "sacrebleu": self.library(),
+        }
+
+
+class WordErrors:
+    """Edits over reference words of the whole corpus; items are (edits, words)."""
+
+    name = "word_errors"
+
+    def value(self, items: Sequence[Any]) -> float:
+        words = sum(words for _, words in items)
+        if not words:
+            raise EvaluationError("wer: the references have no words")
+        return float(sum(edits for edits, _ in items) / words)
+
+    def stderr(self, items: Sequence[Any], bootstrap: int) -> float | None:
+        rows = np.asarray(items, dtype=np.float64)
+
+        def rate(row: Any) -> float:
+            return float(row[0] / row[1]) if row[1] else 0.0
+
+        return sample_stddev(list(scores_of_blocks(rows, resamples(len(items), bootstrap), rate)))
+
+
+class WordErrorRate(AggregatedMetric):
+    """Word error rate: substitutions, deletions and insertions of words a reference word (best of the references).
+
+    Words are what white space separates. Below ``mean`` as aggregation each document counts the same, as in the harness's
+    use of Hugging Face ``evaluate``; the default weighs by words.
+    """
+
+    name = "wer"
+
+    @classmethod
+    def default_aggregation(cls) -> Aggregation:
+        return WordErrors()
+
+    def details(self) -> Mapping[str, str]:
+        return {"words": "space", "refs": "best"}
+
+    def item(self, outcome: Outcome) -> Any:
+        if not isinstance(outcome, GenerationOutcome) or not outcome.references:
+            raise self.cannot_score(outcome)
+        said = outcome.prediction[0] if isinstance(outcome.prediction, list) else outcome.prediction
+        words = str(said).split()
+        pairs = [(edit_distance(ref.split(), words), len(ref.split())) for ref in outcome.references]
+        edits, size = min(pairs, key=lambda pair: pair[0] / max(1, pair[1]))
+        if self.aggregation.name == "mean":
+            return edits / size if size else float(edits > 0)
+        return [edits, size]
+
+
+def edit_distance(left: Sequence[str], right: Sequence[str]) -> int:
+    """Levenshtein distance, all three operations at cost 1."""
+    row = list(range(len(right) + 1))
+    for i, one in enumerate(left, 1):
+        previous, row[0] = row[0], i
+        for j, other in enumerate(right, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (one != other))
+    return row[-1]
 
 
 #: Corpus aggregations by the name task files use.

@@ -1,16 +1,16 @@
-"""Metrics over generated text, a document at a time: exact match and ROUGE."""
+"""Metrics over generated text, a document at a time: exact match, and the token F1 of reading comprehension."""
 
 from __future__ import annotations
 
 import re
 import string
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
-from typing import Any, ClassVar
+from typing import Any
 
-from llmasos.api import ChoiceOutcome, GenerationOutcome, Outcome
+from llmasos.api import ChoiceOutcome, GenerationOutcome, InputError, Outcome
 from llmasos_evals.digests import digest
-from llmasos_evals.metrics.base import AggregatedMetric, need
+from llmasos_evals.metrics.base import AggregatedMetric, said
 
 
 class ExactMatch(AggregatedMetric):
@@ -32,8 +32,11 @@ class ExactMatch(AggregatedMetric):
     ) -> None:
         super().__init__()
         if isinstance(regexes_to_ignore, str):
-            raise TypeError("regexes_to_ignore must be a list of patterns")
-        self.regexes = [re.compile(pattern) for pattern in regexes_to_ignore or ()]
+            raise InputError("exact_match: regexes_to_ignore must be a list of patterns")
+        try:
+            self.regexes = [re.compile(pattern) for pattern in regexes_to_ignore or ()]
+        except (re.error, TypeError) as error:
+            raise InputError(f"exact_match: regexes_to_ignore: {error}") from error
         self.ignore_case = ignore_case
         self.dropped = (string.punctuation if ignore_punctuation else "") + (
             string.digits if ignore_numbers else ""
@@ -69,58 +72,46 @@ class ExactMatch(AggregatedMetric):
         return sum(right) / len(right) if right else 0.0
 
 
-class Rouge(AggregatedMetric):
-    """Overlap of prediction and reference as an F-measure between 0 and 1, through the ``rouge-score`` package.
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
-    Of several references the best counts. Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries". The Lsum
-    kind takes lines as sentences.
+
+def squad_words(text: str) -> list[str]:
+    """The words that SQuAD's official script compares: lower case, no ASCII punctuation, no articles."""
+    return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
+
+
+class SquadExact(AggregatedMetric):
+    """1 when prediction and a reference have the same words in SQuAD's sense, else 0 (Rajpurkar et al. 2016).
+
+    Without a reference, or with an empty one, the right answer is an empty prediction (SQuAD 2.0).
     """
 
-    kind: ClassVar[str]
-
-    def __init__(self, use_stemmer: bool = False) -> None:
-        super().__init__()
-        need("rouge-score", self.name)
-        self.use_stemmer = use_stemmer
-        self._scorer: Any = None
+    name = "squad_em"
 
     def details(self) -> Mapping[str, str]:
-        stem = "yes" if self.use_stemmer else "no"
-        return {"measure": "f", "stem": stem, "refs": "best", "rouge-score": version("rouge-score")}
+        return {"norm": "squad", "refs": "best"}
+
+    def score(self, wanted: list[str], given: list[str]) -> float:
+        return float(wanted == given)
 
     def item(self, outcome: Outcome) -> float:
         if not isinstance(outcome, GenerationOutcome):
             raise self.cannot_score(outcome)
-        if self._scorer is None:
-            from rouge_score.rouge_scorer import RougeScorer  # imports nltk: a second
-
-            self._scorer = RougeScorer([self.kind], use_stemmer=self.use_stemmer)
-        prediction = outcome.prediction[0] if isinstance(outcome.prediction, list) else outcome.prediction
-        scores = [
-            self._scorer.score(reference, str(prediction))[self.kind] for reference in outcome.references
-        ]
-        return float(max((score.fmeasure for score in scores), default=0.0))
+        given = squad_words(said(outcome.prediction))
+        return max(self.score(squad_words(reference), given) for reference in outcome.references or ("",))
 
 
-class Rouge1(Rouge):
-    """ROUGE-1: words."""
+class SquadF1(SquadExact):
+    """F1 of the words that prediction and reference share, by the best reference (Rajpurkar et al. 2016)."""
 
-    name = kind = "rouge1"
+    name = "squad_f1"
 
-
-class Rouge2(Rouge):
-    """ROUGE-2: pairs of words."""
-
-    name = kind = "rouge2"
-
-
-class RougeL(Rouge):
-    """ROUGE-L: longest common subsequence of the whole text."""
-
-    name = kind = "rougeL"
-
-
-class RougeLsum(Rouge):
-    """ROUGE-Lsum: longest common subsequence, sentence by sentence."""
-
-    name = kind = "rougeLsum"
+    def score(self, wanted: list[str], given: list[str]) -> float:
+        if not wanted or not given:
+            return float(wanted == given)
+        same = sum((Counter(wanted) & Counter(given)).values())
+        if not same:
+            return 0.0
+        precision, recall = same / len(given), same / len(wanted)
+        return 2 * precision * recall / (precision + recall)

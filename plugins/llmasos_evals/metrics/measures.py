@@ -19,7 +19,7 @@ from llmasos.api import (
     Outcome,
     UnknownName,
 )
-from llmasos_evals.metrics.base import AggregatedMetric
+from llmasos_evals.metrics.base import AggregatedMetric, option_names, unknown_option
 from llmasos_evals.metrics.corpus import CORPUS_AGGREGATIONS
 from llmasos_evals.statistics.aggregations import AGGREGATIONS, Aggregation, FunctionAggregation, Mean
 from llmasos_evals.tasks.config import MetricSpec, TaskConfig
@@ -36,6 +36,8 @@ class Measure:
     higher_is_better: bool
     #: Given in the task file for a metric that brings its own.
     aggregation: Aggregation | None = None
+    unit: str = ""
+    range: tuple[float | None, float | None] = (None, None)
 
     @property
     def signature(self) -> str:
@@ -134,7 +136,7 @@ def _bind(spec: MetricSpec, config: TaskConfig, code: TaskCode, hub: HubAPI) -> 
         if made.aggregation.name != aggregation.name:
             made.aggregation = aggregation
         aggregation = None
-    return Measure(spec.name, made, better, aggregation)
+    return Measure(spec.name, made, better, aggregation, definition.unit, definition.range)
 
 
 def _from_catalogue(spec: MetricSpec, config: TaskConfig, hub: HubAPI) -> tuple[Any, Metric]:
@@ -158,11 +160,25 @@ def _from_catalogue(spec: MetricSpec, config: TaskConfig, hub: HubAPI) -> tuple[
         )
     factory = hub.get("metric", spec.metric)
     try:
-        return definition, factory(**options)
+        return definition, _made(spec.metric, factory, options)
+    except InputError as error:
+        raise InputError(f"{source}: {error.message}", hint=error.hint) from error
     except LlmasosError:
         raise
     except Exception as error:
         raise InputError(f"{source}: metric {spec.metric}: {error}") from error
+
+
+def _made(name: str, factory: Any, options: Mapping[str, Any]) -> Metric:
+    """The metric, its options checked by name first: a typing error must not read like one of Python's."""
+    parameters = inspect.signature(factory).parameters.values()
+    known = option_names(factory)
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        for option in options:
+            if option not in known:
+                raise unknown_option(name, option, known)
+    made: Metric = factory(**options)
+    return made
 
 
 def _aggregation(given: Any, code: TaskCode, source: Path) -> Aggregation | None:

@@ -63,7 +63,7 @@ def outcome_of(
     if rules.choice is not None:
         target = shape.fields.choice(rules.choice, doc)[target]
     references = target if isinstance(target, list) else [target]
-    return GenerationOutcome(answers[0], tuple(str(reference) for reference in references), shape.multiple)
+    return GenerationOutcome(answers[0], tuple(str(reference) for reference in references), shape.multiple, doc)
 
 
 def _choice(
@@ -80,6 +80,7 @@ def _choice(
         gold=tuple(_number(value, choices, shape.fields.task) for value in golds),
         multiple=shape.multiple,
         unconditional=logprobs[len(choices) :],
+        doc=doc,
     )
 
 

@@ -23,7 +23,7 @@ from llmasos.api import (
 )
 from llmasos_evals.metrics import base
 from llmasos_evals.metrics.corpus import Bleu, Chrf, ChrfPlusPlus, Ter
-from llmasos_evals.metrics.generation import ExactMatch, Rouge1, Rouge2, RougeL, RougeLsum
+from llmasos_evals.metrics.generation import ExactMatch
 from llmasos_evals.metrics.likelihood import (
     Accuracy,
     AccuracyMutualInformation,
@@ -34,6 +34,7 @@ from llmasos_evals.metrics.likelihood import (
     Matthews,
     ties,
 )
+from llmasos_evals.metrics.rouge import Rouge1, Rouge2, RougeL, RougeLsum
 from llmasos_evals.plugin import llmasos_metrics
 from llmasos_evals.statistics.aggregations import (
     F1,
