@@ -7,11 +7,10 @@ scoring task by task, each document written as it finishes, then metrics and the
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from llmasos.api import (
     EvalRequest,
@@ -27,13 +26,14 @@ from llmasos.api import (
     canonical_digest,
     merkle_root,
 )
-from llmasos_evals.records.record import count_section, number, sealed
-from llmasos_evals.records.runs import TaskRun, describe
-from llmasos_evals.records.samples import is_whole, read_items, sample_line
+from llmasos_evals.records.record import sealed
+from llmasos_evals.records.results import Tally, group_sections
+from llmasos_evals.records.runs import TaskRun, describe, execution_section
+from llmasos_evals.records.samples import is_whole, sample_line
 from llmasos_evals.records.store import SampleStore
 from llmasos_evals.scoring.reference import ReferenceScorer
 from llmasos_evals.tasks.library import Selection, select
-from llmasos_evals.tasks.task import PlannedDocument, Score
+from llmasos_evals.tasks.task import PlannedDocument, Score, Task
 
 
 class Stopwatch:
@@ -87,19 +87,20 @@ class HarnessEvaluator:
                 _say_what_is_kept(runs, store, progress)
                 raise
             with watch.phase("metrics"):
-                scores = _aggregate(runs, request.bootstrap, progress)
+                tallies, scores = _aggregate(runs, request.bootstrap, progress)
             record = sealed(
                 {
                     "run_key": run_key,
                     **described,
                     "tasks": [
-                        section | _results(run, scores[run.task.name])
+                        section | tallies[run.task.name].section(scores[run.task.name])
                         for section, run in zip(described["tasks"], runs, strict=True)
                     ],
-                    "groups": _groups(selection, scores),
-                    "prompt_digest": merkle_root([_root(run, "prompt_digest") for run in runs]),
-                    "samples_digest": merkle_root([_samples_root(run) for run in runs]),
+                    "groups": group_sections(selection, scores),
+                    "prompt_digest": merkle_root([tally.prompt_digest for tally in tallies.values()]),
+                    "samples_digest": merkle_root([tally.samples_digest for tally in tallies.values()]),
                     "environment": dict(origin["environment"]),
+                    "execution": execution_section(request),
                     "timings": {
                         "started": watch.started,
                         "seconds": watch.seconds,
@@ -160,15 +161,30 @@ def _plan(selection: Selection, request: EvalRequest, progress: Progress) -> lis
         for remark in task.remarks:
             progress.warn(f"{task.name}: {remark}")
         planned = []
+        wanted = _wanted(request, task)
         for document in task.plan(
             limit=request.limit, num_fewshot=request.num_fewshot, seed=request.seed, compat=request.compat
         ):
-            planned.append(document)
+            if wanted is None or document.index in wanted:
+                planned.append(document)
             progress.advance()
         if not planned:
             raise EvaluationError(f"task {task.name} has no documents", hint="check its data file and split")
         runs.append(TaskRun(task, tuple(planned)))
     return runs
+
+
+def _wanted(request: EvalRequest, task: Task) -> frozenset[int] | None:
+    """The documents of a task that were asked for, None for all. Raises UsageError for one that is not there."""
+    named = None if request.samples is None else request.samples.get(task.name)
+    if named is None:
+        return None
+    absent = [index for index in named if not 0 <= index < min(task.size(), request.limit or task.size())]
+    if absent:
+        raise UsageError(
+            f"task {task.name} has no document {absent[0]}", hint=f"it has documents 0 to {task.size() - 1}"
+        )
+    return frozenset(named)
 
 
 # ---- scoring ----------------------------------------------------------------------------------------------------------
@@ -245,7 +261,7 @@ def _score_batch(
 
 def _report_counts(run: TaskRun, progress: Progress) -> None:
     """One warning line for each thing that did not go as the task intended."""
-    counts = count_section(run.ordered)
+    counts = Tally(run.ordered).counts()
     name, requests = run.task.name, counts["requests"]
     if counts["truncated_requests"]:
         progress.warn(
@@ -280,60 +296,13 @@ def _say_what_is_kept(runs: Sequence[TaskRun], store: SampleStore, progress: Pro
 # ---- results ----------------------------------------------------------------------------------------------------------
 
 
-def _aggregate(runs: Sequence[TaskRun], bootstrap: int, progress: Progress) -> dict[str, list[Score]]:
+def _aggregate(
+    runs: Sequence[TaskRun], bootstrap: int, progress: Progress
+) -> tuple[dict[str, Tally], dict[str, list[Score]]]:
     progress.phase("computing metrics", len(runs))
-    scores = {}
+    tallies, scores = {}, {}
     for run in runs:
-        columns: dict[tuple[str, str], list[Any]] = {}
-        for sample in run.ordered:
-            # Read back from their stored form, so that a resumed run aggregates exactly what an unbroken one does.
-            for key, value in read_items(sample).items():
-                columns.setdefault(key, []).append(value)
-        scores[run.task.name] = run.task.aggregate(columns, bootstrap=bootstrap)
+        tally = tallies[run.task.name] = Tally(run.ordered)
+        scores[run.task.name] = run.task.aggregate(tally.columns, bootstrap=bootstrap)
         progress.advance()
-    return scores
-
-
-def _results(run: TaskRun, scores: Sequence[Score]) -> dict[str, Any]:
-    return {
-        "prompt_digest": _root(run, "prompt_digest"),
-        "samples_digest": _samples_root(run),
-        "counts": count_section(run.ordered),
-        "scores": [_score_section(score) for score in scores],
-    }
-
-
-def _score_section(score: Score) -> dict[str, Any]:
-    return {
-        "metric": score.metric,
-        "filter": score.filter,
-        "value": number(score.value),
-        "stderr": number(score.stderr),
-        "n": score.n,
-        "higher_is_better": score.higher_is_better,
-        "signature": score.signature,
-    }
-
-
-def _root(run: TaskRun, key: str) -> str:
-    return merkle_root([sample[key] for sample in run.ordered])
-
-
-def _samples_root(run: TaskRun) -> str:
-    return merkle_root([canonical_digest(sample) for sample in run.ordered])
-
-
-def _groups(selection: Selection, scores: Mapping[str, Sequence[Score]]) -> list[dict[str, Any]]:
-    """Groups that were asked for and those within them, inner ones first."""
-    means = selection.aggregate(scores)
-    groups = {inner.name: inner for group in selection.groups for inner in group.groups()}
-    return [
-        {
-            "name": group.name,
-            "alias": group.alias,
-            "version": group.version,
-            "members": [member.name for member in group.members],
-            "scores": [_score_section(score) for score in means[group.name]],
-        }
-        for group in groups.values()
-    ]
+    return tallies, scores

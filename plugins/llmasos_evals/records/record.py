@@ -1,25 +1,24 @@
 """The record: one JSON object that says what was run, what came out, and how to run it again.
 
 The classes are the schema (``record.schema.json`` beside this file is made from them; ``docs/reference/record.md`` explains
-the fields). ``digest`` covers everything but ``digest``, ``environment`` and ``timings``: two runs with equal digests
-computed the same numbers from the same things.
+the fields). ``digest`` covers everything but ``digest``, ``environment``, ``execution`` and ``timings``: two runs with equal
+digests computed the same numbers from the same things. What others found when they verified a record is never part of it.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from llmasos.api import canonical_digest
 
-SCHEMA = "llmasos-record/1"
+SCHEMA = "llmasos-record/2"
 #: Sections that the digest leaves out: they may differ between two runs that computed the same.
-OUTSIDE_DIGEST = frozenset({"digest", "environment", "timings"})
+OUTSIDE_DIGEST = frozenset({"digest", "environment", "execution", "timings"})
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 #: A number, or the name of a value that JSON has no number for.
@@ -65,6 +64,8 @@ class TokenizerSection(Section):
     prefix_token: int | None = Field(description="token in front of an empty context")
     chat_template: Sha256 | None = Field(description="digest of the model's chat template")
     chat_template_applied: bool
+    chat_template_name: str | None = Field(description="name of the template that was asked for")
+    system_instruction: Sha256 | None = Field(description="digest of the text in front of every conversation")
 
 
 class PluginSection(Section):
@@ -75,15 +76,25 @@ class PluginSection(Section):
 
 
 class SettingsSection(Section):
-    """What the user asked for."""
+    """What the user asked for that can change a number. What cannot is in ``execution``."""
 
     tasks: list[str]
-    limit: int | None
+    limit: int | Literal["auto"] | None
+    interval: float | None = Field(description="half width that `auto` aimed at")
+    samples: dict[str, list[int]] | None = Field(description="task -> the documents that were scored, of all")
     num_fewshot: int | None
     seed: int
     compat: Literal["native", "lm-eval"]
     bootstrap: int
-    batch_size: int
+    cluster_column: str | None
+    dtype: str = Field(description="precision as asked for; model.dtype is what it came to")
+    engine: str
+    batch_invariant: bool
+    stride: int | None
+    apply_chat_template: bool | str
+    system_instruction: str | None
+    fewshot_as_multiturn: bool | None
+    gen_kwargs: dict[str, Any]
 
 
 class ScorerSection(Section):
@@ -112,9 +123,27 @@ class ScoreSection(Section):
     filter: str
     value: Number
     stderr: Number | None
+    ci_low: Number | None = Field(description="95 % interval")
+    ci_high: Number | None
+    stderr_method: str | None = Field(description="analytic, bootstrap:N:stream, clustered:COLUMN, ...")
     n: int
     higher_is_better: bool
+    unit: str
+    range: Annotated[list[float | None], Field(min_length=2, max_length=2)] = Field(
+        description="lowest and highest possible value, null where there is none"
+    )
     signature: str
+
+
+class DataSection(Section):
+    """Where the documents come from; ``data_digest`` says which they are."""
+
+    kind: str = Field(description="files, hub, shelf, plugin, ...")
+    name: str | None = Field(description="of the data set, where it has one")
+    config: str | None
+    revision: str | None = Field(description="commit of the Hub, or digest of the shelf")
+    split: str | None
+    fewshot_split: str | None
 
 
 class TaskSection(Section):
@@ -126,6 +155,7 @@ class TaskSection(Section):
     documents: int = Field(description="documents of the task; n of a score says how many were run")
     digest: Sha256 = Field(description="over the task's configuration and code")
     data_digest: Sha256
+    data: DataSection
     code: dict[str, str] = Field(description="file of task functions -> sha256")
     attribution: str
     generation: dict[str, Any] | None
@@ -155,6 +185,26 @@ class EnvironmentSection(Section):
     libraries: dict[str, str]
 
 
+class ExecutionSection(Section):
+    """How the work was done; by the engine's promise it decides no number beyond what ``scorer.plan`` says."""
+
+    workers: int
+    threads: int | None
+    cluster: bool = Field(description="whether a Ray cluster did it")
+    batch_size: int
+    token_budget: int | None
+    cache: bool = Field(description="whether responses of earlier runs could be used")
+    requests: int | None = Field(description="loglikelihood requests, before equal ones were taken together")
+    unique_requests: int | None
+    tokens_computed: int | None = Field(description="tokens of the whole plan that go through the model")
+    ideal_tokens: int | None = Field(description="the least that the mathematics needs")
+    logit_rows: int | None = Field(description="positions that were multiplied with the vocabulary")
+    ideal_logit_rows: int | None
+    shards: int | None
+    shards_reused: int | None = Field(description="finished by an interrupted run")
+    cached_requests: int | None = Field(description="answered by the response cache")
+
+
 class TimingsSection(Section):
     started: str = Field(description="UTC, ISO 8601")
     seconds: dict[str, float] = Field(description="phase -> seconds")
@@ -165,7 +215,7 @@ class TimingsSection(Section):
 class Record(Section):
     """The whole record."""
 
-    schema_: Literal["llmasos-record/1"] = Field(alias="schema")
+    schema_: Literal["llmasos-record/2"] = Field(alias="schema")
     digest: Sha256
     run_key: Sha256 = Field(
         description="digest of what decides the numbers: names the run before it is computed"
@@ -173,6 +223,10 @@ class Record(Section):
     model: ModelSection
     tokenizer: TokenizerSection
     plugins: list[PluginSection]
+    rescored_from: Sha256 | None = Field(description="digest of the record whose responses were scored again")
+    rescored_by: list[PluginSection] = Field(
+        description="the plugins that did; `plugins` computed the responses"
+    )
     settings: SettingsSection
     scorer: ScorerSection
     tasks: list[TaskSection]
@@ -180,6 +234,7 @@ class Record(Section):
     prompt_digest: Sha256 = Field(description="Merkle root over the prompt digests of the tasks")
     samples_digest: Sha256 = Field(description="Merkle root over the samples digests of the tasks")
     environment: EnvironmentSection
+    execution: ExecutionSection
     timings: TimingsSection
 
 
@@ -224,30 +279,6 @@ def number(value: float | None) -> Any:
     if value is None or math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-
-
-def count_section(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """``Counts`` over the samples of a task."""
-    responses = [
-        (request["kind"], response)
-        for sample in samples
-        for request, response in zip(sample["requests"], sample["responses"], strict=True)
-    ]
-    observed: Counter[str] = Counter()
-    for sample in samples:
-        observed.update(sample["observed"])
-    return {
-        "requests": len(responses),
-        "tokens": sum(response["tokens"] for _, response in responses),
-        "truncated_requests": sum(response["truncated"] > 0 for _, response in responses),
-        "truncated_tokens": sum(response["truncated"] for _, response in responses),
-        "cut_continuations": sum(response["unscored"] > 0 for _, response in responses),
-        "unscored_tokens": sum(response["unscored"] for _, response in responses),
-        "empty_continuations": sum(
-            kind == "loglikelihood" and response["tokens"] == 0 for kind, response in responses
-        ),
-        "observed": dict(observed),
-    }
 
 
 if __name__ == "__main__":

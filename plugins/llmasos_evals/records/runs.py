@@ -65,20 +65,73 @@ def describe(
             "adds_bos": tokenizer.adds_bos,
             "prefix_token": scorer.prefix,
             "chat_template": None if template is None else canonical_digest(template),
-            "chat_template_applied": False,
+            "chat_template_applied": bool(request.apply_chat_template),
+            "chat_template_name": request.apply_chat_template
+            if isinstance(request.apply_chat_template, str)
+            else None,
+            "system_instruction": None
+            if request.system_instruction is None
+            else canonical_digest(request.system_instruction),
         },
         "plugins": [dict(plugin) for plugin in origin["plugins"]],
-        "settings": {
-            "tasks": list(request.tasks),
-            "limit": request.limit,
-            "num_fewshot": request.num_fewshot,
-            "seed": request.seed,
-            "compat": request.compat,
-            "bootstrap": request.bootstrap,
-            "batch_size": request.batch_size,
-        },
+        "rescored_from": None,
+        "rescored_by": [],
+        "settings": settings_section(request),
         "scorer": {"name": scorer.name, "plan": plan, "plan_digest": canonical_digest(plan)},
         "tasks": [task_section(run, request) for run in runs],
+    }
+
+
+def settings_section(request: EvalRequest) -> dict[str, Any]:
+    """What was asked for that can change a number."""
+    samples = request.samples
+    return {
+        "tasks": list(request.tasks),
+        "limit": request.limit,
+        "interval": request.interval,
+        "samples": None
+        if samples is None
+        else {task: sorted(set(samples[task])) for task in sorted(samples)},
+        "num_fewshot": request.num_fewshot,
+        "seed": request.seed,
+        "compat": request.compat,
+        "bootstrap": request.bootstrap,
+        "cluster_column": request.cluster_column,
+        "dtype": request.dtype,
+        "engine": request.engine,
+        "batch_invariant": request.batch_invariant,
+        "stride": request.stride,
+        "apply_chat_template": request.apply_chat_template,
+        "system_instruction": request.system_instruction,
+        "fewshot_as_multiturn": request.fewshot_as_multiturn,
+        "gen_kwargs": dict(request.gen_kwargs),
+    }
+
+
+def execution_section(request: EvalRequest, counts: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """How the work was done. ``counts`` are the fields of ``ExecutionSection`` that the engine knows."""
+    counted = dict.fromkeys(
+        (
+            "requests",
+            "unique_requests",
+            "tokens_computed",
+            "ideal_tokens",
+            "logit_rows",
+            "ideal_logit_rows",
+            "shards",
+            "shards_reused",
+            "cached_requests",
+        )
+    )
+    return {
+        "workers": request.workers,
+        "threads": request.threads,
+        "cluster": request.ray is not None,
+        "batch_size": request.batch_size,
+        "token_budget": request.token_budget,
+        "cache": request.cache,
+        **counted,
+        **(counts or {}),
     }
 
 
@@ -96,6 +149,7 @@ def task_section(run: TaskRun, request: EvalRequest) -> dict[str, Any]:
         "documents": task.size(),
         "digest": task.digest,
         "data_digest": task.data_digest,
+        "data": dict(task.data_origin),
         "code": dict(task.code),
         "attribution": task.attribution or "",
         "generation": generation,

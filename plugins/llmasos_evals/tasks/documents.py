@@ -55,6 +55,20 @@ class Documents:
             parts["fewshot"] = self._data.split(split)
         return digest_rows(parts)
 
+    @property
+    def origin(self) -> Mapping[str, str | None]:
+        """Where the rows come from, for the record: kind, name, config, revision and the two splits."""
+        split, _ = self._pool_source()
+        return {
+            "kind": "files",
+            "name": None,
+            "config": None,
+            "revision": None,
+            **getattr(self._data, "origin", {}),
+            "split": self.config.eval_split,
+            "fewshot_split": split if split is not None and self._data.has(split) else None,
+        }
+
     def _pool_source(self) -> tuple[str | None, Any]:
         """The split of the few-shot pool, or the rows themselves."""
         config = self.config

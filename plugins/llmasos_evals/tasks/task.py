@@ -38,7 +38,11 @@ class PlannedDocument:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A value of a task or group. ``n`` documents went into it; ``signature`` says exactly what was computed."""
+    """A value of a task or group. ``n`` documents went into it; ``signature`` says exactly what was computed.
+
+    ``ci_low`` and ``ci_high`` bound the 95 % interval, ``stderr_method`` says how it was found; ``range`` is what the metric
+    can be at all.
+    """
 
     metric: str
     filter: str
@@ -47,6 +51,11 @@ class Score:
     n: int
     higher_is_better: bool
     signature: str
+    ci_low: float | None = None
+    ci_high: float | None = None
+    stderr_method: str | None = None
+    unit: str = ""
+    range: tuple[float | None, float | None] = (None, None)
 
 
 class Task:
@@ -89,6 +98,11 @@ class Task:
     def data_digest(self) -> str:
         """SHA-256 over the canonical rows of the scored split and of the few-shot pool, as they lie in the files."""
         return self._documents.digest
+
+    @property
+    def data_origin(self) -> Mapping[str, str | None]:
+        """Where the documents come from: kind, name, config, revision, split, fewshot_split."""
+        return self._documents.origin
 
     def shots(self, num_fewshot: int | None, compat: str = "native") -> int:
         """Few-shot examples a prompt will get. The harness lets nobody override a 0 in the task file; we do."""
@@ -176,6 +190,8 @@ class Task:
                     n=len(values),
                     higher_is_better=measure.higher_is_better,
                     signature=measure.signature,
+                    unit=measure.unit,
+                    range=measure.range,
                 )
             )
         return scores

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from llmasos.api import Request, Response, canonical_digest
-from llmasos_evals.records.record import Record, count_section, json_schema, number, record_digest, sealed
+from llmasos.api import EvalRequest, Request, Response, canonical_digest
+from llmasos_evals.records.record import Record, json_schema, number, record_digest, sealed
+from llmasos_evals.records.results import Tally
+from llmasos_evals.records.runs import execution_section, settings_section
 from llmasos_evals.records.samples import pack, read_items, sample_line, unpack
 from llmasos_evals.tasks.task import PlannedDocument
 
@@ -37,8 +39,13 @@ def a_record() -> dict:
         "filter": "none",
         "value": 0.5,
         "stderr": None,
+        "ci_low": None,
+        "ci_high": None,
+        "stderr_method": None,
         "n": 2,
         "higher_is_better": True,
+        "unit": "",
+        "range": [0.0, 1.0],
         "signature": "acc|v:1",
     }
     return {
@@ -71,17 +78,13 @@ def a_record() -> dict:
             "prefix_token": 1,
             "chat_template": None,
             "chat_template_applied": False,
+            "chat_template_name": None,
+            "system_instruction": None,
         },
         "plugins": [{"id": "a", "version": "1", "distribution": "a", "digest": SHA}],
-        "settings": {
-            "tasks": ["t"],
-            "limit": None,
-            "num_fewshot": None,
-            "seed": 1,
-            "compat": "native",
-            "bootstrap": 10,
-            "batch_size": 8,
-        },
+        "rescored_from": None,
+        "rescored_by": [],
+        "settings": settings_section(EvalRequest("m", ("t",))),
         "scorer": {"name": "reference", "plan": {}, "plan_digest": SHA},
         "tasks": [
             {
@@ -93,6 +96,14 @@ def a_record() -> dict:
                 "documents": 2,
                 "digest": SHA,
                 "data_digest": SHA,
+                "data": {
+                    "kind": "files",
+                    "name": None,
+                    "config": None,
+                    "revision": None,
+                    "split": "test",
+                    "fewshot_split": None,
+                },
                 "code": {},
                 "attribution": "",
                 "generation": None,
@@ -116,6 +127,7 @@ def a_record() -> dict:
             "accelerators": [],
             "libraries": {},
         },
+        "execution": execution_section(EvalRequest("m", ("t",))),
         "timings": {
             "started": "2026-01-01T00:00:00+00:00",
             "seconds": {"model": 0.1},
@@ -190,6 +202,30 @@ def test_numbers_that_json_lacks_are_named(value, written):
     assert number(value) == written
 
 
+@pytest.mark.parametrize("section", ["environment", "execution", "timings"])
+def test_how_the_work_was_done_does_not_change_the_digest(section):
+    record = sealed(a_record())
+    assert record_digest({**record, section: "other"}) == record["digest"]
+
+
+def test_settings_that_decide_no_number_are_not_among_the_settings():
+    def settings(**given):
+        return settings_section(EvalRequest("m", ("t",), **given))
+
+    plain = settings()
+    for given in (
+        {"workers": 4},
+        {"token_budget": 64},
+        {"batch_size": 2},
+        {"cache": True},
+        {"resume": False},
+    ):
+        assert settings(**given) == plain
+    for given in ({"seed": 2}, {"stride": 5}, {"samples": {"t": [3, 1, 3]}}, {"gen_kwargs": {"top_k": 1}}):
+        assert settings(**given) != plain
+    assert settings(samples={"t": [3, 1, 3]})["samples"] == {"t": [1, 3]}
+
+
 def planned(*requests: Request) -> PlannedDocument:
     return PlannedDocument(4, {"q": "x"}, 1, requests, SHA)
 
@@ -219,7 +255,7 @@ def test_counts_add_up_over_documents():
         Response(requests[2].key, logprob=-1.0, is_greedy=True, tokens=5, truncated=1, unscored=2),
     ]
     line = sample_line(planned(*requests), responses, {}, {"ties": 1})
-    assert count_section([line, line]) == {
+    assert Tally([line, line]).counts() == {
         "requests": 6,
         "tokens": 20,
         "truncated_requests": 4,
