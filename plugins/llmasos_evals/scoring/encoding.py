@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmasos.api import EvaluationError, Request, Tokenizer
+from llmasos.api import EvaluationError, Request, Tokenizer, UsageError
+from llmasos_evals.scoring.windows import rolling_windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,23 @@ class PairEncoder:
     def text(self, text: str) -> list[int]:
         """Ids of a whole text, for rolling windows and prompts."""
         return self.encode([text])[0]
+
+    def windows(self, tokens: Sequence[int], *, stride: int | None = None) -> list[Scored]:
+        """Windows over the ids of a whole text that together score each of them once, as many as the model reads at a time.
+
+        ``stride``: how many ids each window but the first scores, the others are context; by default all but one, as in
+        lm-eval. Raises UsageError for a stride the model's context cannot hold.
+        """
+        if stride is not None and not 1 <= stride <= self.max_length:
+            raise UsageError(
+                f"a stride of {stride} tokens does not fit the model's context of {self.max_length}",
+                hint=f"choose a stride from 1 (slow, most context) to {self.max_length}",
+            )
+        context = 1 if stride is None else self.max_length - stride + 1
+        found = rolling_windows(
+            tokens, prefix=self.require_prefix(), max_length=self.max_length, context_length=context
+        )
+        return [Scored((*window.context, *window.targets), len(window.targets)) for window in found]
 
     def _joined(self, context: list[int], whole: list[int]) -> tuple[list[int], list[int]]:
         # The split is by count: where the join merges tokens across the border, that is lm-eval's split too.

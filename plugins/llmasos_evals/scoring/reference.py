@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from llmasos.api import EvaluationError, HubAPI, LoadedModel, PackedBatch, Request, Response
+from llmasos.api import CausalLM, EvaluationError, HubAPI, LoadedModel, PackedBatch, Request, Response
 from llmasos_evals.scoring.encoding import PairEncoder, Scored
 from llmasos_evals.scoring.generation import GenerationPlan, generation_plan
-from llmasos_evals.scoring.windows import rolling_windows
+from llmasos_evals.scoring.plan import Answer, Shard
 
 #: Tokens in one forward pass: the requests of a document are split, longest first, when they are more than this.
 TOKEN_BUDGET = 8192
@@ -30,85 +30,28 @@ ROW_BLOCK = 512
 ENCODE_AHEAD = 32
 
 
-class ReferenceScorer:
-    """Scores with any CausalLM. ``batch_size`` prompts are generated together; likelihoods do not depend on it."""
+class ReferenceEngine:
+    """Answers the rows of a shard, one unit after the other, every row in full. For any CausalLM."""
 
     name = "reference"
 
-    def __init__(self, loaded: LoadedModel, hub: HubAPI, *, batch_size: int, seed: int) -> None:
-        self._loaded = loaded
-        self._model = loaded.model
-        self._hub = hub
-        self._batch_size = batch_size
-        self._seed = seed
-        self._encoder = PairEncoder(loaded.tokenizer, loaded.model.max_length)
+    def __init__(self, model: CausalLM) -> None:
+        self._model = model
 
-    def plan(self) -> dict[str, Any]:
-        """What decides the order of floating-point operations, for the record."""
-        return {
-            "unit": "document",
-            "token_budget": TOKEN_BUDGET,
-            "row_block": ROW_BLOCK,
-            "max_length": self._encoder.max_length,
-            "generation_batch": self._batch_size,
-            # A matrix product on the CPU is split over threads, which changes the last bits of its sums.
-            "threads": torch.get_num_threads() if self._model.device == "cpu" else None,
-        }
+    def run(self, shard: Shard) -> Iterator[Answer]:
+        """Every row of the shard once. Raises EvaluationError when the model gives what is not a number."""
+        rows = [
+            Scored((*row.inputs.tolist(), int(row.wanted[-1])), len(row.wanted)) for row in shard.tree.rows()
+        ]
+        for _, places in groupby(range(len(rows)), key=shard.units.tolist().__getitem__):
+            together = list(places)
+            for place, (logprob, greedy) in zip(
+                together, self.score([rows[i] for i in together]), strict=True
+            ):
+                yield Answer(shard.first + place, logprob, greedy)
 
-    @property
-    def prefix(self) -> int | None:
-        """The token in front of an empty context."""
-        return self._encoder.prefix
-
-    def score(self, requests: Sequence[Request]) -> Iterator[Response]:
-        """Likelihoods document by document, then generations. Raises EvaluationError, InputError for bad settings.
-
-        Greedy generations with equal settings run together in the order given, ``batch_size`` at a time; sampled ones run
-        alone, each with a seed made of the run's seed and the request's key.
-        """
-        documents = [list(group) for _, group in groupby(requests, key=lambda request: request.key[:2])]
-        for start in range(0, len(documents), ENCODE_AHEAD):
-            yield from self._likelihoods(documents[start : start + ENCODE_AHEAD])
-        for document in documents:
-            for request in document:
-                if request.kind == "loglikelihood_rolling":
-                    yield self._rolling(request)
-        yield from self._generations([r for r in requests if r.kind == "generate_until"])
-
-    # ---- likelihoods ---------------------------------------------------------------------------------------------------
-
-    def _likelihoods(self, documents: Sequence[Sequence[Request]]) -> Iterator[Response]:
-        pairs = [[r for r in document if r.kind == "loglikelihood"] for document in documents]
-        encoded = iter(self._encoder.pairs([request for document in pairs for request in document]))
-        for document in pairs:
-            rows = [next(encoded) for _ in document]
-            scores = self._score_rows(rows)
-            for request, row, (logprob, greedy) in zip(document, rows, scores, strict=True):
-                yield Response(
-                    key=request.key,
-                    logprob=logprob,
-                    is_greedy=greedy,
-                    tokens=row.targets,
-                    truncated=row.truncated,
-                    unscored=row.unscored,
-                    token_ids=row.ids,
-                )
-
-    def _rolling(self, request: Request) -> Response:
-        """The log-probability of a whole text, window after window (no window depends on another)."""
-        tokens = self._encoder.text(request.context)
-        prefix = self._encoder.require_prefix()
-        windows = rolling_windows(tokens, prefix=prefix, max_length=self._encoder.max_length)
-        scores = self._score_rows([Scored((*w.context, *w.targets), len(w.targets)) for w in windows])
-        return Response(
-            key=request.key,
-            logprob=math.fsum(logprob for logprob, _ in scores),
-            tokens=len(tokens),
-            token_ids=(prefix, *tokens),
-        )
-
-    def _score_rows(self, rows: Sequence[Scored]) -> list[tuple[float, bool]]:
-        """(log-probability of the targets, whether each target is the arg-max) of each row.
+    def score(self, rows: Sequence[Scored]) -> list[tuple[float, bool]]:
+        """(log-probability of the targets, whether each target is the arg-max) of each row, computed together.
 
         A row without targets is certain and greedy: nothing was asked of the model.
         """
@@ -171,6 +114,83 @@ class ReferenceScorer:
                 )
             results[index] = (total, all(hit == 1.0 for hit in hits[offset:end]))
             offset = end
+
+
+class ReferenceScorer:
+    """Scores with any CausalLM. ``batch_size`` prompts are generated together; likelihoods do not depend on it."""
+
+    name = "reference"
+
+    def __init__(self, loaded: LoadedModel, hub: HubAPI, *, batch_size: int, seed: int) -> None:
+        self._loaded = loaded
+        self._hub = hub
+        self._batch_size = batch_size
+        self._seed = seed
+        self._encoder = PairEncoder(loaded.tokenizer, loaded.model.max_length)
+        self._engine = ReferenceEngine(loaded.model)
+
+    def plan(self) -> dict[str, Any]:
+        """What decides the order of floating-point operations, for the record."""
+        return {
+            "unit": "document",
+            "token_budget": TOKEN_BUDGET,
+            "row_block": ROW_BLOCK,
+            "max_length": self._encoder.max_length,
+            "generation_batch": self._batch_size,
+            # A matrix product on the CPU is split over threads, which changes the last bits of its sums.
+            "threads": torch.get_num_threads() if self._loaded.model.device == "cpu" else None,
+        }
+
+    @property
+    def prefix(self) -> int | None:
+        """The token in front of an empty context."""
+        return self._encoder.prefix
+
+    def score(self, requests: Sequence[Request]) -> Iterator[Response]:
+        """Likelihoods document by document, then generations. Raises EvaluationError, InputError for bad settings.
+
+        Greedy generations with equal settings run together in the order given, ``batch_size`` at a time; sampled ones run
+        alone, each with a seed made of the run's seed and the request's key.
+        """
+        documents = [list(group) for _, group in groupby(requests, key=lambda request: request.key[:2])]
+        for start in range(0, len(documents), ENCODE_AHEAD):
+            yield from self._likelihoods(documents[start : start + ENCODE_AHEAD])
+        for document in documents:
+            for request in document:
+                if request.kind == "loglikelihood_rolling":
+                    yield self._rolling(request)
+        yield from self._generations([r for r in requests if r.kind == "generate_until"])
+
+    # ---- likelihoods ---------------------------------------------------------------------------------------------------
+
+    def _likelihoods(self, documents: Sequence[Sequence[Request]]) -> Iterator[Response]:
+        pairs = [[r for r in document if r.kind == "loglikelihood"] for document in documents]
+        encoded = iter(self._encoder.pairs([request for document in pairs for request in document]))
+        for document in pairs:
+            rows = [next(encoded) for _ in document]
+            scores = self._engine.score(rows)
+            for request, row, (logprob, greedy) in zip(document, rows, scores, strict=True):
+                yield Response(
+                    key=request.key,
+                    logprob=logprob,
+                    is_greedy=greedy,
+                    tokens=row.targets,
+                    truncated=row.truncated,
+                    unscored=row.unscored,
+                    token_ids=row.ids,
+                )
+
+    def _rolling(self, request: Request) -> Response:
+        """The log-probability of a whole text, window after window (no window depends on another)."""
+        tokens = self._encoder.text(request.context)
+        prefix = self._encoder.require_prefix()
+        scores = self._engine.score(self._encoder.windows(tokens))
+        return Response(
+            key=request.key,
+            logprob=math.fsum(logprob for logprob, _ in scores),
+            tokens=len(tokens),
+            token_ids=(prefix, *tokens),
+        )
 
     # ---- generation ----------------------------------------------------------------------------------------------------
 
