@@ -36,6 +36,7 @@ from llmasos.contracts.evaluation import (
 from llmasos.contracts.hub import HubAPI
 from llmasos.contracts.model import ModelArchitecture, ResolvedModel, WeightLoader
 from llmasos.contracts.runtime import BackendDef, BackendRequest, KernelOp
+from llmasos.contracts.signing import SignerDef
 from llmasos.contracts.tokenizer import TokenizerDef
 from llmasos.hooks.commands import CommandDef
 from llmasos.hooks.markers import hookspec
@@ -71,6 +72,7 @@ HOOKS: dict[str, HookInfo] = {
     "run_evaluation": HookInfo("wrap", "driver"),
     "eval_finished": HookInfo("notify", "driver"),
     "eval_failed": HookInfo("notify", "driver"),
+    "signers": HookInfo("collect", "driver", "signer"),
 }
 
 
@@ -328,3 +330,21 @@ def llmasos_eval_finished(event: EvalEvent) -> None:
 @hookspec
 def llmasos_eval_failed(event: EvalEvent) -> None:
     """An evaluation failed or was interrupted; ``event.error`` says why. Since: API 1.0. Implemented by: llmasos-evals."""
+
+
+# ---- afterwards: who stands behind a number ------------------------------------------------------------------------
+
+
+@hookspec
+def llmasos_signers() -> Iterable[SignerDef]:
+    """Signers: what signs records and attestations, and verifies such signatures.
+
+    When: a record is signed or verified. Returns: descriptors; ``factory`` names a Signer.
+    Since: API 1.0. Implemented by: llmasos-registry (``publisher``: the key of `llmasos registry key new`).
+
+    ::
+
+        @hookimpl
+        def llmasos_signers():
+            yield SignerDef(name="token", factory="acme_hsm:TokenSigner")
+    """

@@ -1,8 +1,10 @@
-"""The ``resolve_model`` hook of the registry's client: cheap to import, because every use of a model asks every resolver."""
+"""The hooks of the registry's client: cheap to import, because every use of a model asks every resolver."""
 
 from __future__ import annotations
 
-from llmasos.api import HubAPI, ResolvedModel, hookimpl
+from collections.abc import Iterator
+
+from llmasos.api import HubAPI, ResolvedModel, SignerDef, hookimpl
 
 SCHEME = "registry://"
 
@@ -15,3 +17,9 @@ def llmasos_resolve_model(ref: str, hub: HubAPI) -> ResolvedModel | None:
     from llmasos_registry.client.reference import resolve_reference
 
     return resolve_reference(ref, hub)
+
+
+@hookimpl
+def llmasos_signers() -> Iterator[SignerDef]:
+    """The publisher's key."""
+    yield SignerDef(name="publisher", factory="llmasos_registry.client.signer:PublisherSigner")

@@ -37,8 +37,8 @@ def subject(plugin_id: str) -> PluginSubject:
 @pytest.mark.parametrize("plugin_id", BUILTINS)
 def test_plugin(plugin_id: str, check: Check[PluginSubject]) -> None:
     finding = check.run(subject(plugin_id))
-    # These offer hooks and nothing by name, so there is nothing to import by name.
-    nothing = plugin_id in ("llmasos-refs", "llmasos-registry") and check.name == "plugin.good_guest"
+    # It offers hooks and nothing by name, so there is nothing to import by name.
+    nothing = plugin_id == "llmasos-refs" and check.name == "plugin.good_guest"
     assert finding.outcome == ("does not apply" if nothing else "kept"), str(finding)
 
 

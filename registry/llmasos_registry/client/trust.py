@@ -216,6 +216,16 @@ class Trust:
             ) from error
 
 
+def pinned_as(config_dir: Path, keyid: str) -> list[tuple[str, bool]]:
+    """(account, whether the key was revoked) of every pin of a key, whatever registry it came from. Raises ConfigError."""
+    found = []
+    registries = Trust(config_dir, "")._document()["registries"]
+    for name in sorted(registries):
+        for publisher in Trust(config_dir, name).publishers():
+            found += [(publisher.account, key.revoked) for key in publisher.keys if key.keyid == keyid]
+    return found
+
+
 def _publisher(account: str, rows: Sequence[Mapping[str, Any]]) -> Publisher:
     keys = tuple(PublishedKey(str(row["keyid"]), str(row["pem"]), bool(row["revoked"])) for row in rows)
     return Publisher(account, keys)
