@@ -9,23 +9,26 @@ statistics: the same replicates, one to two orders of magnitude sooner.
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmasos.api import EvaluationError
+from llmasos_evals.statistics.bootstrap import resamples, streams
+from llmasos_evals.statistics.sums import BITS, PERPLEXITY, Ratio, Sums, mean_of, ratio_of
 
-#: Replicates are drawn in chunks, each with its own generator seeded with the chunk's number.
-CHUNK = 1000
-#: Upper limit on resampled positions held at once (8 bytes each).
-BLOCK = 4_000_000
+#: From here on a table of confusions has too many columns to be summed for each replicate.
+MANY_CLASSES = 16
 
 
 class Aggregation(Protocol):
-    """From the items of all documents to one value."""
+    """From the items of all documents to one value.
+
+    Where the value is a function of sums over documents, ``statistic(items) -> Ratio | Sums`` says so; intervals and paired
+    tests then cost next to nothing. Without it documents are resampled, and the value computed for each replicate.
+    """
 
     #: Name in signatures.
     name: str
@@ -55,24 +58,6 @@ def sample_stddev(values: Sequence[float]) -> float:
     return math.sqrt(total((value - centre) ** 2 for value in values) / (len(values) - 1))
 
 
-def resamples(size: int, replicates: int) -> Iterator[NDArray[np.int64]]:
-    """Blocks ``[replicates_in_block, size]`` of positions drawn with replacement, ``replicates`` rows in all.
-
-    The stream is that of ``random.Random(chunk).choices`` a chunk: Python's and numpy's Mersenne Twister give the same
-    doubles from the same state. (``RandomState(seed)`` would not do: the two seed differently.)
-    """
-    chunk_size = min(CHUNK, replicates)
-    for chunk in range(replicates // chunk_size):
-        state = random.Random(chunk).getstate()[1]
-        stream = np.random.RandomState()
-        stream.set_state(("MT19937", np.array(state[:-1], dtype=np.uint32), int(state[-1]), 0, 0.0))
-        left = chunk_size
-        while left:
-            rows = max(1, min(left, BLOCK // size))
-            yield np.floor(stream.random_sample((rows, size)) * size).astype(np.int64)
-            left -= rows
-
-
 def bootstrap_stderr(
     size: int, replicates: int, statistic: Callable[[NDArray[np.int64]], Iterable[float]]
 ) -> float:
@@ -94,6 +79,9 @@ class Mean:
     def value(self, items: Sequence[Any]) -> float:
         return mean(items)
 
+    def statistic(self, items: Sequence[Any]) -> Ratio:
+        return mean_of(items)
+
     def stderr(self, items: Sequence[Any], bootstrap: int) -> float | None:
         return sample_stddev(items) / math.sqrt(len(items))
 
@@ -106,6 +94,11 @@ class NanMean:
     def value(self, items: Sequence[Any]) -> float:
         array = np.asarray(items, dtype=np.float64)
         return math.nan if np.isnan(array).all() else float(np.nanmean(array))
+
+    def statistic(self, items: Sequence[Any]) -> Ratio:
+        array = np.asarray(items, dtype=np.float64)
+        known = ~np.isnan(array)
+        return Ratio(np.where(known, array, 0.0), known.astype(np.float64))
 
     def stderr(self, items: Sequence[Any], bootstrap: int) -> float | None:
         array = np.asarray(items, dtype=np.float64)
@@ -122,6 +115,21 @@ class Median:
     def value(self, items: Sequence[Any]) -> float:
         return float(sorted(items)[len(items) // 2])
 
+    def replicates(self, items: Sequence[Any], count: int, seed: int) -> NDArray[np.float64]:
+        """Native bootstrap replicates at the price of one random number each.
+
+        The m-th smallest of n positions drawn with replacement lies where the m-th smallest of n uniform numbers does, and
+        that is a Beta variable.
+        """
+        array, middle = np.sort(np.asarray(items, dtype=np.float64)), len(items) // 2
+        drawn = [
+            generator.beta(middle + 1, len(array) - middle, size=rows)
+            for generator, rows in streams(count, seed)
+        ]
+        places = (np.concatenate(drawn) * len(array)).astype(np.int64)
+        found: NDArray[np.float64] = array[np.minimum(places, len(array) - 1)]
+        return found
+
     def stderr(self, items: Sequence[Any], bootstrap: int) -> float | None:
         array = np.asarray(items, dtype=np.float64)
         middle = len(items) // 2
@@ -135,6 +143,9 @@ class Perplexity:
 
     def value(self, items: Sequence[Any]) -> float:
         return _exp(-mean(items))
+
+    def statistic(self, items: Sequence[Any]) -> Ratio:
+        return mean_of(items, PERPLEXITY)
 
     def stderr(self, items: Sequence[Any], bootstrap: int) -> float | None:
         array, size = np.asarray(items, dtype=np.float64), len(items)
@@ -151,6 +162,9 @@ class WeightedPerplexity:
     def value(self, items: Sequence[Any]) -> float:
         return _exp(-_weighted_mean(items))
 
+    def statistic(self, items: Sequence[Any]) -> Ratio:
+        return ratio_of(items, PERPLEXITY)
+
     def stderr(self, items: Sequence[Any], bootstrap: int) -> float | None:
         return None
 
@@ -162,6 +176,9 @@ class BitsPerByte:
 
     def value(self, items: Sequence[Any]) -> float:
         return -_weighted_mean(items) / math.log(2)
+
+    def statistic(self, items: Sequence[Any]) -> Ratio:
+        return ratio_of(items, BITS)
 
     def stderr(self, items: Sequence[Any], bootstrap: int) -> float | None:
         return None
@@ -175,6 +192,16 @@ class F1:
     def value(self, items: Sequence[Any]) -> float:
         gold, predicted = _pairs(items)
         return self._of(2.0 * int((gold & predicted).sum()), float(int(gold.sum()) + int(predicted.sum())))
+
+    def statistic(self, items: Sequence[Any]) -> Sums:
+        gold, predicted = _pairs(items)
+        rows = np.stack([gold & predicted, gold.astype(np.int64) + predicted], axis=1).astype(np.float64)
+
+        def finish(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+            marked = sums[:, 1]
+            return np.divide(2.0 * sums[:, 0], marked, out=np.zeros_like(marked), where=marked > 0)
+
+        return Sums(rows, finish, lambda: (gold == predicted).astype(np.float64))
 
     def stderr(self, items: Sequence[Any], bootstrap: int) -> float | None:
         gold, predicted = _pairs(items)
@@ -200,6 +227,18 @@ class MatthewsCorrelation:
         codes, classes = self._codes(items)
         return self._of(np.bincount(codes, minlength=classes * classes).reshape(classes, classes))
 
+    def statistic(self, items: Sequence[Any]) -> Sums | None:
+        codes, classes = self._codes(items)
+        if classes > MANY_CLASSES:
+            return None
+        rows = np.zeros((len(codes), classes * classes))
+        rows[np.arange(len(codes)), codes] = 1.0
+
+        def finish(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.asarray([self._of(row.reshape(classes, classes)) for row in sums])
+
+        return Sums(rows, finish, lambda: (codes % (classes + 1) == 0).astype(np.float64))
+
     def stderr(self, items: Sequence[Any], bootstrap: int) -> float | None:
         codes, classes = self._codes(items)
 
@@ -220,7 +259,7 @@ class MatthewsCorrelation:
         return np.asarray(codes, dtype=np.int64), len(labels)
 
     @staticmethod
-    def _of(confusion: NDArray[np.int64]) -> float:
+    def _of(confusion: NDArray[Any]) -> float:
         true, predicted = confusion.sum(axis=1, dtype=np.float64), confusion.sum(axis=0, dtype=np.float64)
         right, count = np.trace(confusion, dtype=np.float64), predicted.sum()
         covariance = right * count - np.dot(true, predicted)
@@ -234,12 +273,20 @@ class Brier:
     name = "brier_score"
 
     def value(self, items: Sequence[Any]) -> float:
+        return float(np.mean(self._distances(items)))
+
+    @staticmethod
+    def _distances(items: Sequence[Any]) -> NDArray[np.float64]:
         widths = {len(probabilities) for _, probabilities in items}
         if len(widths) != 1:
             raise EvaluationError("brier_score needs the same number of choices in every document")
         predicted = np.asarray([probabilities for _, probabilities in items], dtype=np.float64)
         wanted = np.eye(widths.pop())[[gold for gold, _ in items]]
-        return float(np.mean(np.sum((predicted - wanted) ** 2, axis=1)))
+        found: NDArray[np.float64] = np.sum((predicted - wanted) ** 2, axis=1)
+        return found
+
+    def statistic(self, items: Sequence[Any]) -> Ratio:
+        return mean_of(self._distances(items))
 
     def stderr(self, items: Sequence[Any], bootstrap: int) -> float | None:
         return None

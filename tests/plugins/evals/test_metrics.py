@@ -287,7 +287,7 @@ def test_corpus_metrics_draw_at_most_a_hundred_replicates() -> None:
 
 def test_blocks_do_not_change_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Perplexity().stderr(NATS, 1000)
-    monkeypatch.setattr("llmasos_evals.statistics.aggregations.BLOCK", 100)
+    monkeypatch.setattr("llmasos_evals.statistics.bootstrap.BLOCK", 100)
     assert Perplexity().stderr(NATS, 1000) == whole
 
 
