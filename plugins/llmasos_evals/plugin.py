@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llmasos.api import (
+    CommandDef,
     EvalEvent,
     EvalRequest,
     EvalResult,
@@ -27,6 +28,17 @@ TASKS = {
     "quickstart_rewrite": "quickstart/rewrite.yaml",
     "quickstart_everyday": "quickstart/everyday.yaml",
 }
+
+#: Commands, and their modules under ``commands/``.
+COMMANDS = {
+    "eval.ls": "ls",
+}
+
+
+@hookimpl
+def llmasos_commands() -> Iterator[CommandDef]:
+    for name, module in COMMANDS.items():
+        yield CommandDef(name=name, factory=f"llmasos_evals.commands.{module}:command")
 
 
 @hookimpl

@@ -1,35 +1,25 @@
-"""Finding tasks: by the name of one that a plugin ships, by name in ``--include`` folders, or by the path of a file."""
+"""Tasks and groups brought to life: from names, or from the path of a file, with what groups say about their members."""
 
 from __future__ import annotations
 
-import difflib
-import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from llmasos.api import AmbiguousName, HubAPI, InputError, UnknownName
+from llmasos.api import HubAPI, InputError, Progress, UnknownName
 from llmasos_evals.digests import digest
 from llmasos_evals.tasks.config import TASK_FIELDS
 from llmasos_evals.tasks.groups import Group, MeanRule
+from llmasos_evals.tasks.index import Entry
+from llmasos_evals.tasks.names import Names
 from llmasos_evals.tasks.parsing import near_miss, parse_task
+from llmasos_evals.tasks.sources import read_fields, task_suffixes
 from llmasos_evals.tasks.task import Score, Task
-from llmasos_evals.tasks.taskfile import anchor_data_files, read_taskfile
+from llmasos_evals.tasks.taskfile import anchor_data_files
 
-_IGNORED_FOLDERS = {"__pycache__", ".ipynb_checkpoints"}
 _GROUP_FIELDS = {"group", "group_alias", "task", "aggregate_metric_list", "metadata", "tag"}
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A name that can be asked for. A tag has members and no file."""
-
-    name: str
-    kind: Literal["task", "group", "tag"]
-    origin: str
-    path: Path | None = None
-    members: tuple[str, ...] = ()
+_GROUP_SETTINGS = {"group_alias", "aggregate_metric_list"}
 
 
 @dataclass
@@ -44,24 +34,20 @@ class Selection:
         return {inner.name: inner.aggregate(scores) for group in self.groups for inner in group.groups()}
 
 
-@dataclass
-class Index:
-    """The names in one folder tree, and the files that could not be read."""
-
-    entries: dict[str, list[Entry]] = field(default_factory=dict)
-    broken: dict[Path, str] = field(default_factory=dict)
-
-    def add(self, entry: Entry) -> None:
-        self.entries.setdefault(entry.name, []).append(entry)
-
-
-def select(names: Sequence[str], *, include: Sequence[Path], hub: HubAPI, allow_task_code: bool) -> Selection:
+def select(
+    names: Sequence[str],
+    *,
+    include: Sequence[Path],
+    hub: HubAPI,
+    allow_task_code: bool,
+    progress: Progress | None = None,
+) -> Selection:
     """The tasks and groups that ``names`` stand for.
 
     Raises UnknownName with near misses, AmbiguousName naming the places, InputError for a broken file or for one name
     with two different meanings, and what Task raises.
     """
-    library = _Library(include, hub, allow_task_code)
+    library = Library(Names(include, hub, progress), hub, allow_task_code=allow_task_code)
     tasks: dict[str, Task] = {}
     groups: dict[str, Group] = {}
     for name in names:
@@ -81,55 +67,21 @@ def select(names: Sequence[str], *, include: Sequence[Path], hub: HubAPI, allow_
     return Selection(tuple(tasks.values()), tuple(groups.values()))
 
 
-def scan(folder: Path, *, deep: bool = True) -> Index:
-    """Names of the ``*.yaml`` files in a folder (``deep``: and below it), or of one file, sorted by path."""
-    index = Index()
-    tags: dict[str, list[str]] = {}
-    if folder.is_file():
-        paths: Iterator[Path] = iter([folder])
-    elif folder.is_dir():
-        paths = iter(sorted(folder.glob("**/*.yaml" if deep else "*.yaml"), key=lambda path: path.as_posix()))
-    else:
-        raise InputError(f"--include {folder}: no such folder")
-    for path in paths:
-        if _IGNORED_FOLDERS.isdisjoint(path.parts):
-            _index_file(path, index, tags)
-    for tag, members in tags.items():
-        index.add(Entry(tag, "tag", str(folder), members=tuple(sorted(set(members)))))
-    return index
+class Library:
+    """Builds what names stand for; remembers the tasks it has made."""
 
-
-def _index_file(path: Path, index: Index, tags: dict[str, list[str]]) -> None:
-    try:
-        raw = read_taskfile(path)
-    except InputError as error:
-        index.broken[path] = error.message
-        return
-    if isinstance(raw.get("group"), str):
-        index.add(Entry(raw["group"], "group", str(path), path))
-    elif isinstance(raw.get("task"), str):
-        index.add(Entry(raw["task"], "task", str(path), path))
-        given = raw.get("tag")
-        for tag in [given] if isinstance(given, str) else given or []:
-            tags.setdefault(str(tag), []).append(raw["task"])
-
-
-class _Library:
-    """One look-up: the indexes it has built so far and the tasks it has made."""
-
-    def __init__(self, include: Sequence[Path], hub: HubAPI, allow_task_code: bool) -> None:
-        self.include = tuple(Path(path).expanduser() for path in include)
+    def __init__(self, names: Names, hub: HubAPI, *, allow_task_code: bool = False) -> None:
+        self.names = names
         self.hub = hub
         self.allow_task_code = allow_task_code
-        self._indexes: dict[tuple[Path, bool], Index] = {}
         self._tasks: dict[tuple[Path, str], Task] = {}
 
     def build(self, name: str) -> list[Task | Group]:
         """What a name on the command line stands for."""
         path = Path(name).expanduser()
-        if path.suffix in (".yaml", ".yml") or (len(path.parts) > 1 and path.is_file()):
+        if path.suffix in (*task_suffixes(), ".yml") or (len(path.parts) > 1 and path.is_file()):
             return [self._from_file(path, {}, ())]
-        return self._from_entry(self._find(name, None), {}, (), None)
+        return self._from_entry(self.names.find(name, None), {}, (), None)
 
     def _from_entry(
         self, entry: Entry, overrides: Mapping[str, Any], parents: tuple[str, ...], beside: Path | None
@@ -137,14 +89,20 @@ class _Library:
         if entry.kind == "tag":
             found = []
             for member in entry.members:
-                found += self._from_entry(self._find(member, beside), overrides, parents, beside)
+                found += self._from_entry(self.names.find(member, beside), overrides, parents, beside)
             return found
-        return [self._from_file(self._path(entry), overrides, parents)]
+        name = entry.name if entry.path is not None else None
+        return [self._from_file(self.names.file(entry), overrides, parents, name)]
 
-    def _from_file(self, path: Path, overrides: Mapping[str, Any], parents: tuple[str, ...]) -> Task | Group:
-        raw = read_taskfile(path)
-        if "group" in raw:
-            return self._group(str(raw["group"]), raw, path, overrides, parents)
+    def _from_file(
+        self, path: Path, overrides: Mapping[str, Any], parents: tuple[str, ...], name: str | None = None
+    ) -> Task | Group:
+        raw = read_fields(path, name)
+        if "group" in raw and "class" not in raw:
+            # What belongs to a group, somebody who lists it may set; the rest is meant for its tasks.
+            of_group = {key: value for key, value in overrides.items() if key in _GROUP_SETTINGS}
+            rest = {key: value for key, value in overrides.items() if key not in _GROUP_SETTINGS}
+            return self._group(str(raw["group"]), {**raw, **of_group}, path, rest, parents)
         return self._task(raw, path, overrides)
 
     def _task(self, raw: Mapping[str, Any], path: Path, overrides: Mapping[str, Any]) -> Task:
@@ -194,7 +152,7 @@ class _Library:
         self, item: Any, group: str, path: Path, overrides: Mapping[str, Any], parents: tuple[str, ...]
     ) -> list[Task | Group]:
         if isinstance(item, str):
-            return self._from_entry(self._find(item, path.parent), overrides, parents, path.parent)
+            return self._from_entry(self.names.find(item, path.parent), overrides, parents, path.parent)
         if not isinstance(item, Mapping) or not isinstance(item.get("group", item.get("task")), str):
             raise InputError(
                 f"{path}: a member of group {group} is a name or has a `task` or `group` name: {item!r}"
@@ -202,90 +160,17 @@ class _Library:
         anchored = dict(item)
         anchor_data_files(anchored, path.parent)
         if "group" in item:
-            entry = self._known(item["group"], path.parent)
+            entry = self.names.known(item["group"], path.parent)
             if entry is None:
                 return [self._group(f"{group}::{item['group']}", anchored, path, overrides, parents)]
             own = {key: value for key, value in anchored.items() if key != "group"}
             return self._from_entry(entry, {**overrides, **own}, parents, path.parent)
         own = {key: value for key, value in anchored.items() if key != "task"}
-        entry = self._known(item["task"], path.parent)
+        entry = self.names.known(item["task"], path.parent)
         if entry is None:
             inline = {"task": f"{group}::{item['task']}", **overrides, **own}
             return [self._task(inline, path, {})]
         return self._from_entry(entry, {**overrides, **own}, parents, path.parent)
-
-    # ---- names ----------------------------------------------------------------------------------------------------
-
-    def _find(self, name: str, beside: Path | None) -> Entry:
-        entry = self._known(name, beside)
-        if entry is not None:
-            return entry
-        known = {provided.name for provided in self.hub.names("task")}
-        broken: dict[Path, str] = {}
-        for index in [
-            *map(self._index, self.include),
-            *([self._index(beside, deep=False)] if beside else []),
-        ]:
-            known |= set(index.entries)
-            broken |= index.broken
-        near = difflib.get_close_matches(name, sorted(known), n=3)
-        if near:
-            hint = "did you mean " + ", ".join(near) + "?"
-        elif self.include:
-            hint = "give the path of a task file, or another --include folder"
-        else:
-            hint = "give the path of a task file, or --include FOLDER with task files"
-            if known:
-                hint += f"; known: {', '.join(sorted(known)[:8])}" + (" ..." if len(known) > 8 else "")
-        if broken:
-            path, message = next(iter(broken.items()))
-            hint += f" ({len(broken)} files could not be read, the first: {path}: {message})"
-        raise UnknownName(f"no task, group or tag named {name!r}", hint=hint)
-
-    def _known(self, name: str, beside: Path | None) -> Entry | None:
-        """The entry of a name: for a group's members its own folder first, then everything else."""
-        if beside is not None:
-            own = self._index(beside, deep=False).entries.get(name, [])
-            if own:
-                return _single(name, own)
-        found = [entry for folder in self.include for entry in self._index(folder).entries.get(name, [])]
-        for provided in self.hub.names("task"):
-            if name in (provided.name, provided.full_name):
-                origin = f"plugin {provided.plugin.id} {provided.plugin.version}"
-                found.append(Entry(provided.full_name, "task", origin))
-        return _single(name, found) if found else None
-
-    def _index(self, folder: Path, deep: bool = True) -> Index:
-        key = (folder, deep)
-        if key not in self._indexes:
-            self._indexes[key] = scan(folder, deep=deep)
-        return self._indexes[key]
-
-    def _path(self, entry: Entry) -> Path:
-        if entry.path is not None:
-            return entry.path
-        factory = self.hub.contribution("task", entry.name).factory
-        package, _, inside = factory.partition(":")
-        spec = importlib.util.find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            raise InputError(
-                f"{entry.origin}: task {entry.name} lies in package {package}, which is not installed"
-            )
-        return Path(next(iter(spec.submodule_search_locations))) / inside
-
-
-def _single(name: str, found: Sequence[Entry]) -> Entry:
-    """The only entry. Tags of one name in several folders are one tag; anything else twice is ambiguous."""
-    if all(entry.kind == "tag" for entry in found):
-        members = tuple(sorted({member for entry in found for member in entry.members}))
-        return Entry(name, "tag", found[0].origin, members=members)
-    places = list(dict.fromkeys(entry.origin for entry in found))
-    if len(places) > 1:
-        raise AmbiguousName(
-            f"{name!r} is found more than once: " + " and ".join(places),
-            hint="give the path of the file you mean",
-        )
-    return found[0]
 
 
 def _rules(value: Any, path: Path) -> tuple[MeanRule, ...]:

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from llmasos.api import InputError
+from llmasos_evals.tasks.nesting import check_nesting
 
 #: A task file is prose and templates; the largest in use is under 1 MB.
 MAX_BYTES = 8 * 2**20
@@ -86,6 +87,7 @@ def _parse(path: Path, included_by: Path | None) -> dict[str, Any]:
         raise InputError(f"cannot read task file {path}{where}: {error.strerror}") from error
     if len(raw) > MAX_BYTES:
         raise InputError(f"{path}: larger than {MAX_BYTES // 2**20} MiB, which no task file is")
+    check_nesting(raw, path)
     try:
         value = yaml.load(raw, Loader=_loader(path.parent))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +197,40 @@ def test_a_selection_aggregates_all_its_groups(tmp_path: Path) -> None:
     path = write_group(tmp_path, "g", task=["a"], aggregate_metric_list={"metric": "acc"})
     made = find(str(path)).aggregate({"a": [score(0.5, 10)]})
     assert [one.value for one in made["g"]] == [0.5]
+
+
+# ---- folders --------------------------------------------------------------------------------------------------------
+
+
+def test_folders_of_the_settings_need_no_include(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    write_task(tmp_path / "one", "sums", **CHOICE)
+    write_task(tmp_path / "two", "sums", **CHOICE, num_fewshot=3, fewshot_split="test")
+    write_task(tmp_path / "two", "more", **CHOICE, tag="mine")
+    permanent = f"{tmp_path / 'one'}{os.pathsep}{tmp_path / 'two'}"
+    monkeypatch.setenv("LLMASOS_LLMASOS_EVALS_INCLUDE", permanent)
+    assert names(find("mine")) == ["more"]
+    with pytest.raises(AmbiguousName, match=r"one/sums\.yaml and .*two/sums\.yaml"):
+        find("sums")
+    # Whoever names a folder on the command line means that one.
+    assert find("sums", include=(tmp_path / "two",)).tasks[0].num_fewshot == 3
+
+
+def test_a_tag_is_every_task_that_has_it(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        write_task(tmp_path / folder, f"{folder}_sums", **CHOICE, tag="sums")
+    group = write_group(tmp_path / "one", "all", task=["sums"])
+    assert names(find("all", include=(tmp_path,))) == ["one_sums", "two_sums"]
+    assert names(find(str(group))) == ["one_sums"]
+
+
+def test_who_lists_a_group_may_set_its_own_fields(tmp_path: Path) -> None:
+    write_task(tmp_path, "a", **CHOICE)
+    write_group(tmp_path, "inner", task=["a"], group_alias="Inner")
+    member = {"group": "inner", "group_alias": "Other", "aggregate_metric_list": [{"metric": "acc"}]}
+    (group,) = find(str(write_group(tmp_path, "outer", task=[member]))).groups
+    (inner,) = group.members
+    assert isinstance(inner, Group)
+    assert (inner.alias, [rule.metric for rule in inner.rules]) == ("Other", ["acc"])

@@ -1,0 +1,1 @@
+"""Commands of `llmasos eval` and `llmasos data`, a module each."""

@@ -1,0 +1,130 @@
+"""What a name stands for: a task that a plugin ships, or a task, group or tag in a folder. Builds nothing."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from llmasos.api import AmbiguousName, HubAPI, Progress, Provided, UnknownName
+from llmasos_evals.tasks.index import Entry, FolderIndex, open_index
+from llmasos_evals.tasks.summary import Summary, one_line
+
+
+class Names:
+    """Looks names up in what plugins ship and in folders; remembers the indexes it has opened.
+
+    Folders: those of the command line, then those of the setting ``include`` of this plugin, whose names give way.
+    """
+
+    def __init__(self, include: Sequence[Path], hub: HubAPI, progress: Progress | None = None) -> None:
+        self.include = tuple(Path(path).expanduser() for path in include)
+        self.permanent = tuple(path for path in permanent_folders(hub) if path not in self.include)
+        self.hub = hub
+        self._progress = progress
+        self._indexes: dict[tuple[Path, bool], FolderIndex] = {}
+
+    def entries(self) -> Iterator[Entry]:
+        """Every name there is: what plugins ship, then the folders in order. A name may come more than once."""
+        for provided in self.hub.names("task"):
+            yield _shipped(provided)
+        for folder in (*self.include, *self.permanent):
+            for found in self._index(folder).by_name.values():
+                yield from found
+
+    def broken(self) -> dict[str, str]:
+        """Files of the folders that could not be read, and why."""
+        found: dict[str, str] = {}
+        for folder in (*self.include, *self.permanent):
+            found.update(self._index(folder).broken)
+        return found
+
+    def find(self, name: str, beside: Path | None = None) -> Entry:
+        """The entry of a name. Raises UnknownName with near misses, AmbiguousName naming the places."""
+        entry = self.known(name, beside)
+        if entry is not None:
+            return entry
+        known = {provided.name for provided in self.hub.names("task")}
+        broken: dict[str, str] = {}
+        folders = [self._index(folder) for folder in (*self.include, *self.permanent)]
+        for index in [*folders, *([self._index(beside, deep=False)] if beside else [])]:
+            known |= set(index.by_name)
+            broken |= index.broken
+        near = difflib.get_close_matches(name, sorted(known), n=3)
+        if near:
+            hint = "did you mean " + ", ".join(near) + "?"
+        elif folders:
+            hint = "give the path of a task file, or another --include folder"
+        else:
+            hint = "give the path of a task file, or --include FOLDER with task files"
+            if known:
+                hint += f"; known: {', '.join(sorted(known)[:8])}" + (" ..." if len(known) > 8 else "")
+        if broken:
+            path, message = next(iter(broken.items()))
+            hint += f" ({len(broken)} files could not be read, the first: {path}: {message})"
+        raise UnknownName(f"no task, group or tag named {name!r}", hint=hint)
+
+    def known(self, name: str, beside: Path | None) -> Entry | None:
+        """The entry of a name: for a group's members its own folder first, then everything else.
+
+        A tag is all tasks that have it, wherever they lie.
+        """
+        own: list[Entry] = []
+        if beside is not None:
+            own = self._beside(name, beside)
+            if any(entry.kind != "tag" for entry in own):
+                return _single(name, [entry for entry in own if entry.kind != "tag"])
+        found = own + [entry for folder in self.include for entry in self._index(folder).find(name)]
+        for provided in self.hub.names("task"):
+            if name in (provided.name, provided.full_name):
+                found.append(_shipped(provided))
+        if not found or all(entry.kind == "tag" for entry in found):
+            found += [entry for folder in self.permanent for entry in self._index(folder).find(name)]
+        return _single(name, found) if found else None
+
+    def _beside(self, name: str, folder: Path) -> list[Entry]:
+        for root in (*self.include, *self.permanent):
+            index = self._index(root)
+            if folder == index.root or index.root in folder.parents:
+                return index.find(name, within=str(folder))
+        return self._index(folder, deep=False).find(name)
+
+    def _index(self, folder: Path, deep: bool = True) -> FolderIndex:
+        key = (folder, deep)
+        if key not in self._indexes:
+            self._indexes[key] = open_index(folder, self.hub.cache_dir, self._progress, deep=deep)
+        return self._indexes[key]
+
+    def file(self, entry: Entry) -> Path:
+        """Where the file of a task or group lies."""
+        if entry.path is not None:
+            return entry.path
+        path: Path = self.hub.get("task", entry.name)
+        return path
+
+
+def permanent_folders(hub: HubAPI) -> tuple[Path, ...]:
+    """Folders named in the setting ``include`` of this plugin, separated as in PATH."""
+    value = str(hub.plugin_settings("llmasos-evals").get("include", ""))
+    return tuple(Path(part).expanduser() for part in value.split(os.pathsep) if part)
+
+
+def _shipped(provided: Provided) -> Entry:
+    origin = f"plugin {provided.plugin.id} {provided.plugin.version}"
+    summary = Summary(provided.name, "task", description=one_line(provided.summary))
+    return Entry(provided.full_name, "task", origin, summary=summary)
+
+
+def _single(name: str, found: Sequence[Entry]) -> Entry:
+    """The only entry. Tags of one name in several folders are one tag; anything else twice is ambiguous."""
+    if all(entry.kind == "tag" for entry in found):
+        members = tuple(sorted({member for entry in found for member in entry.members}))
+        return Entry(name, "tag", found[0].origin, members=members)
+    places = list(dict.fromkeys(entry.origin for entry in found))
+    if len(places) > 1:
+        raise AmbiguousName(
+            f"{name!r} is found more than once: " + " and ".join(places),
+            hint="give the path of the file you mean",
+        )
+    return found[0]
