@@ -22,6 +22,7 @@ from llmasos.kernel.hub import KernelHub
 if TYPE_CHECKING:
     from llmasos.contracts.evaluation import EvalResult, LoadedModel, Progress
     from llmasos.contracts.model import GenerationChunk, ResolvedModel, SamplingParams
+    from llmasos.contracts.stage import Stage, StageResult
     from llmasos.contracts.tokenizer import Tokenizer
     from llmasos.pipelines.process import ProcessResult
 
@@ -95,6 +96,31 @@ class Hub(KernelHub):
         folder = None if output is None else Path(output)
         return process(
             Path(pipeline), self, progress or Silence(), output=folder, workers=workers, sample=sample
+        )
+
+    def run_stage(
+        self,
+        stage: Stage,
+        shards: Sequence[Any],
+        *,
+        folder: Path,
+        workers: int = 1,
+        cluster: str | None = None,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[StageResult]:
+        """A result for each shard, in order of completion; what is finished in ``folder`` is not done again."""
+        from llmasos.kernel.stage_run import run_alone
+
+        return run_alone(
+            self,
+            stage,
+            shards,
+            folder=folder,
+            workers=workers,
+            cluster=cluster,
+            threads=threads,
+            progress=progress,
         )
 
     def provenance(self) -> dict[str, Any]:

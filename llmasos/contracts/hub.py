@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llmasos.contracts.base import Contribution
-from llmasos.contracts.evaluation import LoadedModel
+from llmasos.contracts.evaluation import LoadedModel, Progress
 from llmasos.contracts.model import GenerationChunk, ResolvedModel, SamplingParams
+from llmasos.contracts.stage import Stage, StageResult
 from llmasos.contracts.tokenizer import Tokenizer
 
 
@@ -92,6 +93,24 @@ class HubAPI(Protocol):
         share_prefixes: bool = True,
     ) -> Iterator[GenerationChunk]:
         """Complete prompts (text, or token ids as they are given to the model), ``batch_size`` together, streaming."""
+
+    def run_stage(
+        self,
+        stage: Stage,
+        shards: Sequence[Any],
+        *,
+        folder: Path,
+        workers: int = 1,
+        cluster: str | None = None,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[StageResult]:
+        """A result for each shard, in order of completion; what is finished in ``folder`` is not done again.
+
+        ``workers`` 1 is this process, more are processes with ``threads`` threads each (default 1); ``cluster`` is the
+        address of a Ray cluster, or ``local``. ``progress`` is advanced by what the workers report. One run at a time uses a
+        folder. Raises UsageError, what a worker raises, and RunError for a shard whose workers die again and again.
+        """
 
     def provenance(self) -> Mapping[str, Any]:
         """For a record: ``environment`` (machine, libraries) and ``plugins`` used so far, with their code digests."""

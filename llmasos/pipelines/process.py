@@ -25,23 +25,24 @@ from llmasos.contracts.evaluation import Progress
 from llmasos.contracts.hub import HubAPI
 from llmasos.errors import InputError, LlmasosError, PluginCallError, RunError, UsageError
 from llmasos.kernel.atomic import write_atomic
-from llmasos.pipelines.executor import Executor, ExecutorFactory, local_executor
+from llmasos.kernel.executor import Executor
+from llmasos.kernel.stage_run import ExecutorFactory, executor_for, run_stage
+from llmasos.kernel.workshop import Workshop, digest_of
 from llmasos.pipelines.publication import MANIFEST, Description, Publication, pretty
 from llmasos.pipelines.recipe import Part, Recipe, read_recipe
 from llmasos.pipelines.stages import (
     FORMAT,
     SIGNATURES,
     SOURCE,
-    DigestTask,
     Finished,
+    InputDigests,
     MapTask,
+    PipelineStage,
     ResolveTask,
     ShardDigest,
     Stage,
-    StageWorker,
     Step,
 )
-from llmasos.pipelines.workshop import Workshop, digest_of
 
 #: Files changed less than this before they were read may change again within the clock's grain; they are read again (ns).
 _FRESH = 2_000_000_000
@@ -83,7 +84,7 @@ def process(
 ) -> ProcessResult:
     """Run the pipeline file ``pipeline``; finished work in ``output`` is reused.
 
-    ``sample`` reads only so many records, spread over the shards. ``executor`` replaces the local one. Raises InputError for
+    ``sample`` reads only so many records, spread over the shards. ``executor`` makes another executor. Raises InputError for
     the pipeline file, its options and missing inputs, UsageError for a folder that cannot be used, RunError when the disk or a worker fails, PluginCallError for a step's fault.
     """
     begun = time.monotonic()
@@ -97,8 +98,8 @@ def process(
         folder = recipe.root / recipe.output.path
     _check_folder(folder)
     workshop = Workshop(folder / ".work")
-    worker = StageWorker(hub, recipe, workshop.folder)
-    sources, steps, stages = worker.build()
+    work = PipelineStage(recipe, workshop.folder)
+    sources, steps, stages = work.build(hub)
     _check_order(recipe, steps)
     try:
         workshop.folder.mkdir(parents=True, exist_ok=True)
@@ -111,9 +112,9 @@ def process(
             workshop.sweep()
             planned = plan_shards(recipe, sources)
             description = describe(hub, recipe, sources, steps)
-            pool = (executor or local_executor(workers))(worker)
+            pool = executor(hub) if executor is not None else executor_for(hub, workers=workers)
             try:
-                run = _Run(recipe, description, workshop, pool, progress, stages)
+                run = _Run(recipe, description, workshop, pool, work, progress, stages)
                 shards = run.take_digests(planned, sample)
                 results = run.stages(shards)
             finally:
@@ -200,7 +201,8 @@ class _Run:
         recipe: Recipe,
         description: Description,
         workshop: Workshop,
-        pool: Executor[Any, Any],
+        pool: Executor,
+        work: PipelineStage,
         progress: Progress,
         stages: Sequence[Stage],
     ) -> None:
@@ -208,6 +210,7 @@ class _Run:
         self._description = description
         self._workshop = workshop
         self._pool = pool
+        self._work = work
         self._progress = progress
         self._stages = stages
         self.tasks = 0
@@ -221,18 +224,19 @@ class _Run:
         memory = self._workshop.folder / "inputs.json"
         known = _remembered(memory)
         found: dict[int, ShardDigest] = {}
-        todo: list[DigestTask] = []
+        todo: list[int] = []
         for number, (_, shard) in enumerate(planned):
             stamps = tuple(_stamp(self._recipe.root / part.name) for part in shard.parts)
             digest = known.get(_input_key(shard, stamps))
             if digest is not None:
-                found[number] = ShardDigest(number, digest, stamps)
+                found[number] = ShardDigest(digest, stamps)
                 self._progress.advance()
             else:
-                todo.append(DigestTask(number, shard.parts))
+                todo.append(number)
         now = time.time_ns()
-        for one in self._pool.map(todo):
-            found[one.shard] = one
+        parts = [planned[number][1].parts for number in todo]
+        for done in run_stage(self._pool, InputDigests(self._recipe.root), parts, folder=None):
+            found[todo[done.index]] = ShardDigest.of(done.facts)
             self._progress.advance()
         settled = {
             _input_key(planned[number][1], one.stamps): one.digest
@@ -327,21 +331,12 @@ class _Run:
     def _do(self, tasks: Sequence[MapTask | ResolveTask], *, quiet: bool = False) -> list[Finished]:
         """Results in the order of the tasks; tasks with the same key are done once."""
         results: dict[str, Mapping[str, Any]] = {}
-        todo: dict[str, MapTask | ResolveTask] = {}
-        for task in tasks:
-            found = self._workshop.result(task.key)
-            if found is not None:
-                results[task.key] = found
-                self.reused += 1
-            else:
-                todo.setdefault(task.key, task)
-        self.tasks += len(tasks)
-        if not quiet:
-            self._progress.advance(len(tasks) - len(todo))
-        for finished in self._pool.map(todo.values()):
-            results[finished.key] = finished.result
+        for done in run_stage(self._pool, self._work, tasks, folder=self._workshop.folder):
+            results[done.key] = done.facts
+            self.reused += done.reused
             if not quiet:
                 self._progress.advance()
+        self.tasks += len(tasks)
         return [Finished(getattr(task, "shard", 0), task.key, results[task.key]) for task in tasks]
 
 

@@ -13,10 +13,10 @@ from typing import IO, Any
 
 from llmasos.contracts.hub import HubAPI
 from llmasos.kernel.atomic import write_atomic
+from llmasos.kernel.workshop import Workshop, digest_of, digest_range, publish
 from llmasos.pipelines.recipe import Recipe
 from llmasos.pipelines.records import DROPPED, KEPT
 from llmasos.pipelines.stages import RESULT_FILES, SOURCE, Finished, Stage
-from llmasos.pipelines.workshop import Workshop, digest_of, digest_range, publish
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = "llmasos-data-1"

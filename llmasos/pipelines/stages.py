@@ -23,7 +23,9 @@ from llmasos.contracts.data import (
     Processor,
 )
 from llmasos.contracts.hub import HubAPI
+from llmasos.contracts.stage import Report
 from llmasos.errors import LlmasosError, PluginCallError, RunError
+from llmasos.kernel.workshop import Workshop, digest_of, digest_range
 from llmasos.pipelines.recipe import Part, Recipe
 from llmasos.pipelines.records import (
     DROPPED,
@@ -34,7 +36,6 @@ from llmasos.pipelines.records import (
     compress,
     read_documents,
 )
-from llmasos.pipelines.workshop import Workshop, digest_range
 
 #: Changes whenever the files this module writes change shape.
 FORMAT = 1
@@ -64,20 +65,16 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class DigestTask:
-    """Take the digest of an input shard."""
-
-    shard: int
-    parts: tuple[FilePart, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class ShardDigest:
-    """``stamps``: size and modification time (ns) of each file when it was read."""
+    """The digest of an input shard. ``stamps``: size and modification time (ns) of each file when it was read."""
 
-    shard: int
     digest: str
     stamps: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Self:
+        """From the facts of ``InputDigests``."""
+        return cls(facts["digest"], tuple((size, modified) for size, modified in facts["stamps"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,53 +156,83 @@ def _build(hub: HubAPI, kind: str, part: Part, contracts: tuple[type, ...]) -> A
     return made
 
 
-class StageWorker:
-    """Runs tasks. Pickled once into each worker process, where it builds its own sources and steps on first use."""
+class InputDigests:
+    """The digest of input shards, each the parts of one. Nothing is kept: files may change."""
 
-    def __init__(self, hub: HubAPI, recipe: Recipe, folder: Path) -> None:
-        self._hub = hub
-        self._recipe = recipe
-        self._folder = folder
-        self._sources: list[DataSource] = []
-        self._steps: tuple[Step, ...] = ()
-        self._stages: list[Stage] = []
+    name = "reading inputs"
 
-    def __reduce__(self) -> tuple[type[Self], tuple[HubAPI, Recipe, Path]]:
-        # A worker process gets what the stages are built from and builds its own.
-        return type(self), (self._hub, self._recipe, self._folder)
+    def __init__(self, root: Path) -> None:
+        self._root = root
 
-    def __call__(self, task: DigestTask | MapTask | ResolveTask) -> ShardDigest | Finished:
-        if isinstance(task, DigestTask):
-            return self.digest(task)
-        if not self._stages:
-            self.build()
-        workshop = Workshop(self._folder)
-        if isinstance(task, ResolveTask):
-            resolve = task
-            return Finished(
-                0, task.key, workshop.commit(task.key, lambda folder: self._resolve(resolve, folder))
-            )
-        mapping = task
-        return Finished(
-            task.shard, task.key, workshop.commit(task.key, lambda folder: self._map(mapping, folder))
-        )
+    def key(self, shard: tuple[FilePart, ...]) -> str:
+        """By place; what lies there is what is asked for."""
+        return digest_of([[part.name, part.start, part.end] for part in shard])
 
-    def build(self) -> tuple[list[DataSource], tuple[Step, ...], list[Stage]]:
-        """Sources, steps and stages of the recipe."""
-        self._sources = [build_source(self._hub, part) for part in self._recipe.sources]
-        self._steps = tuple(build_step(self._hub, part) for part in self._recipe.steps)
-        self._stages = plan_stages(self._steps)
-        return self._sources, self._steps, self._stages
+    def open(self, hub: HubAPI, report: Report) -> Self:
+        """Nothing to make ready."""
+        return self
 
-    def digest(self, task: DigestTask) -> ShardDigest:
+    def run(self, shard: tuple[FilePart, ...], folder: Path) -> dict[str, Any]:
         """sha256 over the names, ranges and bytes of the parts, in order."""
         whole = hashlib.sha256()
         stamps = []
-        for part in task.parts:
-            path = self._recipe.root / part.name
+        for part in shard:
+            path = self._root / part.name
             stamps.append(_stamp(path))
             whole.update(f"{part.name}\0{part.start}\0{digest_range(path, part.start, part.end)}\n".encode())
-        return ShardDigest(task.shard, whole.hexdigest(), tuple(stamps))
+        return {"digest": whole.hexdigest(), "stamps": stamps}
+
+
+class PipelineStage:
+    """The work on shards. Pickled once into each worker process, which builds its own sources and steps."""
+
+    name = "pipeline"
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        self._recipe = recipe
+        self._folder = folder
+        self._built: tuple[list[DataSource], tuple[Step, ...], list[Stage]] | None = None
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Recipe, Path]]:
+        return type(self), (self._recipe, self._folder)
+
+    def build(self, hub: HubAPI) -> tuple[list[DataSource], tuple[Step, ...], list[Stage]]:
+        """Sources, steps and stages of the recipe, built once a process."""
+        if self._built is None:
+            sources = [build_source(hub, part) for part in self._recipe.sources]
+            steps = tuple(build_step(hub, part) for part in self._recipe.steps)
+            self._built = sources, steps, plan_stages(steps)
+        return self._built
+
+    def key(self, shard: MapTask | ResolveTask) -> str:
+        """The digest of everything that decides the result."""
+        return shard.key
+
+    def open(self, hub: HubAPI, report: Report) -> _Worker:
+        """The worker of this process."""
+        return _Worker(self._recipe, self._folder, *self.build(hub))
+
+
+class _Worker:
+    """Runs tasks."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        sources: list[DataSource],
+        steps: tuple[Step, ...],
+        stages: list[Stage],
+    ) -> None:
+        self._recipe = recipe
+        self._folder = folder
+        self._sources = sources
+        self._steps = steps
+        self._stages = stages
+
+    def run(self, shard: MapTask | ResolveTask, folder: Path) -> dict[str, Any]:
+        """A shard through a stage, or the reduction between two stages."""
+        return self._resolve(shard, folder) if isinstance(shard, ResolveTask) else self._map(shard, folder)
 
     def _map(self, task: MapTask, folder: Path) -> dict[str, Any]:
         stage = self._stages[task.stage]

@@ -167,15 +167,15 @@ def test_workers_of_a_killed_run_leave(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["reused"] > 0
 
 
-def test_a_worker_that_dies_is_an_error_and_the_next_run_goes_on(tmp_path: Path) -> None:
+def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
     write_inputs(tmp_path)
-    whole = llmasos(tmp_path, "clean.yaml", "--output", "whole", "--quiet")
-    assert whole.returncode == 0
     lines = (tmp_path / "a.jsonl").read_text().splitlines()
     (tmp_path / "b.jsonl").write_text("\n".join(lines * 40) + "\n")
     table = json.loads((tmp_path / "clean.yaml").read_text())
     table["source"]["paths"] = "b.jsonl"
     (tmp_path / "clean.yaml").write_text(json.dumps(table))
+    whole = llmasos(tmp_path, "clean.yaml", "--output", "whole", "--quiet")
+    assert whole.returncode == 0
     environ = {**environment(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "llmasos", "--only", "llmasos-data", "data", "process", "clean.yaml"]
     process = subprocess.Popen(
@@ -185,14 +185,10 @@ def test_a_worker_that_dies_is_an_error_and_the_next_run_goes_on(tmp_path: Path)
     deadline = time.monotonic() + 120
     while not list(work.glob("[0-9a-f][0-9a-f]/*")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    victim = max(_children(process.pid))
-    os.kill(victim, signal.SIGKILL)
+    os.kill(max(_children(process.pid)), signal.SIGKILL)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert errors.splitlines()[0] == "error: a worker process died (killed, or out of memory)"
-    assert "run the same command again" in errors
-    done = llmasos(tmp_path, "clean.yaml", "--json")
-    assert json.loads(done.stdout)["reused"] > 0
+    assert (process.returncode, errors) == (0, "")
+    assert published(tmp_path / "runs/clean") == published(tmp_path / "whole")
 
 
 def _children(pid: int) -> list[int]:

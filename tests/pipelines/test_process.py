@@ -17,9 +17,9 @@ import pytest
 from llmasos.contracts.data import Decision, Document, FilePart, InputShard
 from llmasos.contracts.hub import PluginInfo, Provided
 from llmasos.errors import InputError, PluginCallError, RunError, UnknownName, UsageError
-from llmasos.pipelines.executor import InlineExecutor
+from llmasos.kernel.executor import InlineExecutor
+from llmasos.kernel.workshop import publish
 from llmasos.pipelines.process import process
-from llmasos.pipelines.workshop import publish
 
 
 class Lines:
@@ -298,8 +298,8 @@ def test_an_edit_is_seen_even_when_the_size_is_the_same(write: Callable[..., Pat
 
 def test_the_output_does_not_depend_on_the_order_of_work(write: Callable[..., Path]) -> None:
     class Backwards(InlineExecutor):
-        def map(self, tasks: Iterable[Any]) -> Iterator[Any]:
-            return super().map(list(tasks)[::-1])
+        def run(self, stage: Any, jobs: Any, folder: Any, report: Any) -> Iterator[Any]:
+            return super().run(stage, list(jobs)[::-1], folder, report)
 
     assert files(run(write()).output) == files(run(write(), "other", executor=Backwards).output)
 
@@ -401,11 +401,11 @@ def test_an_input_that_changes_while_it_is_read_stops_the_run(write: Callable[..
     pipeline = write()
 
     class Meddler(InlineExecutor):
-        def map(self, tasks: Iterable[Any]) -> Iterator[Any]:
-            for task in list(tasks):
-                if getattr(task, "input", None) is not None:
+        def run(self, stage: Any, jobs: Any, folder: Any, report: Any) -> Iterator[Any]:
+            for job in jobs:
+                if getattr(job.shard, "input", None) is not None:
                     (pipeline.parent / "a").write_text("something else")
-                yield from super().map([task])
+                yield from super().run(stage, [job], folder, report)
 
     with pytest.raises(RunError, match="a changed while it was being read"):
         run(pipeline, executor=Meddler)
@@ -464,9 +464,7 @@ def test_a_fault_in_a_worker_process_arrives_with_its_hint(write: Callable[..., 
     )
 
 
-@pytest.mark.parametrize(
-    "place", ["llmasos.pipelines.publication.publish", "llmasos.pipelines.workshop._sync"]
-)
+@pytest.mark.parametrize("place", ["llmasos.pipelines.publication.publish", "llmasos.kernel.workshop._sync"])
 def test_a_full_disk_is_an_error_and_the_next_run_goes_on(
     write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:

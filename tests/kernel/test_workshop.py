@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmasos.errors import UsageError
-from llmasos.pipelines.workshop import Workshop, digest_of, digest_range, publish
+from llmasos.kernel.workshop import Workshop, digest_of, digest_range, publish
 
 KEY = "ab" + "0" * 62
 
