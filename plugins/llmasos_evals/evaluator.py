@@ -65,7 +65,7 @@ class HarnessEvaluator:
         watch = Stopwatch()
         with watch.phase("tasks"):
             progress.phase("reading tasks")
-            selection = _select(request, hub)
+            selection = select_tasks(request, hub)
         with watch.phase("model"):
             progress.phase(f"loading {request.model}")
             loaded = hub.load_model(
@@ -73,7 +73,7 @@ class HarnessEvaluator:
             )
         scorer = ReferenceScorer(loaded, hub, batch_size=request.batch_size, seed=request.seed)
         with watch.phase("prompts"):
-            runs = _plan(selection, request, progress)
+            runs = plan_tasks(selection, request, progress)
         origin = hub.provenance()
         described = describe(request, loaded, scorer, runs, origin)
         identity = described | {"libraries": origin["environment"]["libraries"]}
@@ -87,7 +87,7 @@ class HarnessEvaluator:
                 _say_what_is_kept(runs, store, progress)
                 raise
             with watch.phase("metrics"):
-                tallies, scores = _aggregate(runs, request.bootstrap, progress)
+                tallies, scores = aggregate_runs(runs, request.bootstrap, progress)
             record = sealed(
                 {
                     "run_key": run_key,
@@ -138,7 +138,9 @@ def _refuse_unbuilt(request: EvalRequest) -> None:
 # ---- planning ---------------------------------------------------------------------------------------------------------
 
 
-def _select(request: EvalRequest, hub: HubAPI) -> Selection:
+def select_tasks(request: EvalRequest, hub: HubAPI) -> Selection:
+    """The tasks that were asked for; also for those who score or check a finished run again. Raises what ``select`` raises."""
+
     def found() -> Selection:
         return select(
             request.tasks, include=request.include, hub=hub, allow_task_code=request.allow_task_code
@@ -153,7 +155,8 @@ def _select(request: EvalRequest, hub: HubAPI) -> Selection:
         return found()
 
 
-def _plan(selection: Selection, request: EvalRequest, progress: Progress) -> list[TaskRun]:
+def plan_tasks(selection: Selection, request: EvalRequest, progress: Progress) -> list[TaskRun]:
+    """Every document that was asked for, with its requests. Raises InputError, UsageError for documents that are not there."""
     sizes = [min(task.size(), request.limit or task.size()) for task in selection.tasks]
     progress.phase("building prompts", sum(sizes))
     runs = []
@@ -239,7 +242,8 @@ def _score_batch(
             return  # finished before the run was interrupted
         responses = [found[request.key[2]] for request in document.requests]
         items, observed = run.task.items(document, responses), run.task.observe(document, responses)
-        sample = sample_line(document, responses, items, observed)
+        column = run.task.cluster_column(cluster_column)
+        sample = sample_line(document, responses, items, observed, run.task.cluster(document, column))
         store.append(run.task.name, sample)
         run.samples[document.index] = sample
         progress.advance()
@@ -296,9 +300,10 @@ def _say_what_is_kept(runs: Sequence[TaskRun], store: SampleStore, progress: Pro
 # ---- results ----------------------------------------------------------------------------------------------------------
 
 
-def _aggregate(
+def aggregate_runs(
     runs: Sequence[TaskRun], bootstrap: int, progress: Progress
 ) -> tuple[dict[str, Tally], dict[str, list[Score]]]:
+    """What came out of each task, from the finished documents."""
     progress.phase("computing metrics", len(runs))
     tallies, scores = {}, {}
     for run in runs:
