@@ -78,6 +78,7 @@ from llmasos.contracts.runtime import (
     Ops,
 )
 from llmasos.contracts.signing import Signed, Signer, SignerDef
+from llmasos.contracts.stage import Report, Stage, StageResult, Worker
 from llmasos.contracts.tokenizer import Encoding, SpecialTokens, Tokenizer, TokenizerDef, TokenizerFormat
 from llmasos.errors import (
     AmbiguousName,
@@ -177,6 +178,7 @@ __all__ = [
     "ProcessorDef",
     "Progress",
     "Provided",
+    "Report",
     "Request",
     "ResolvedModel",
     "Response",
@@ -188,6 +190,8 @@ __all__ = [
     "Signer",
     "SignerDef",
     "SpecialTokens",
+    "Stage",
+    "StageResult",
     "TaskDef",
     "TensorInfo",
     "Tokenizer",
@@ -199,6 +203,7 @@ __all__ = [
     "WeightFormat",
     "WeightLoader",
     "WeightsError",
+    "Worker",
     "canonical_digest",
     "canonical_json",
     "command_options",
