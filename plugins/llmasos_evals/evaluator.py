@@ -242,8 +242,7 @@ def _score_batch(
             return  # finished before the run was interrupted
         responses = [found[request.key[2]] for request in document.requests]
         items, observed = run.task.items(document, responses), run.task.observe(document, responses)
-        column = run.task.cluster_column(cluster_column)
-        sample = sample_line(document, responses, items, observed, run.task.cluster(document, column))
+        sample = sample_line(document, responses, items, observed)
         store.append(run.task.name, sample)
         run.samples[document.index] = sample
         progress.advance()
