@@ -39,6 +39,7 @@ class Setting(NamedTuple):
 SETTINGS: dict[str, Setting] = {
     "cache_dir": Setting("path", ("LLMASOS_CACHE",), "index, downloads, logs of failures"),
     "config_dir": Setting("path", ("LLMASOS_CONFIG",), "config.toml and the list of disabled plugins"),
+    "data_dir": Setting("path", ("LLMASOS_DATA",), "what the user put there to stay: data kept under a name"),
     "offline": Setting("bool", ("LLMASOS_OFFLINE", "HF_HUB_OFFLINE"), "fetch nothing"),
     "strict": Setting("bool", ("LLMASOS_STRICT",), "plugin failures are errors, and tracebacks are shown"),
     "trace_plugins": Setting("bool", ("LLMASOS_TRACE_PLUGINS",), "print every plugin load and hook call"),
@@ -52,6 +53,7 @@ class Config(NamedTuple):
 
     cache_dir: Path
     config_dir: Path
+    data_dir: Path
     offline: bool
     strict: bool
     trace_plugins: bool
@@ -142,6 +144,7 @@ def load_config(
     defaults: dict[str, Any] = {
         "cache_dir": _user_directory(variables, "XDG_CACHE_HOME", ".cache"),
         "config_dir": _user_directory(variables, "XDG_CONFIG_HOME", ".config"),
+        "data_dir": _user_directory(variables, "XDG_DATA_HOME", ".local/share"),
     }
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}

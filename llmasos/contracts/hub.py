@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llmasos.contracts.base import Contribution
-from llmasos.contracts.evaluation import LoadedModel, Progress
+from llmasos.contracts.evaluation import LoadedModel, PreparedModel, Progress
 from llmasos.contracts.model import GenerationChunk, ResolvedModel, SamplingParams
 from llmasos.contracts.stage import Stage, StageResult
 from llmasos.contracts.tokenizer import Tokenizer
@@ -47,6 +47,8 @@ class HubAPI(Protocol):
     """
 
     cache_dir: Path
+    #: What the user put there to stay; nothing here is made anew when it is lost.
+    data_dir: Path
     #: True when nothing may be fetched.
     offline: bool
 
@@ -73,6 +75,11 @@ class HubAPI(Protocol):
         self, ref: str, *, device: str = "auto", dtype: str = "exact", allow_pickle: bool = False
     ) -> LoadedModel:
         """Resolve, open and build a causal language model with its tokenizer."""
+
+    def prepare_model(
+        self, ref: str, *, device: str = "auto", dtype: str = "exact", allow_pickle: bool = False
+    ) -> PreparedModel:
+        """What ``load_model`` finds out, without reading the weights; its ``load`` reads them."""
 
     def load_tokenizer(self, ref: str) -> Tokenizer:
         """The tokenizer of a model reference, without its weights."""

@@ -55,6 +55,7 @@ class KernelHub:
         *,
         cache_dir: Path | str | None = None,
         config_dir: Path | str | None = None,
+        data_dir: Path | str | None = None,
         offline: bool | None = None,
         strict: bool | None = None,
         trace_plugins: bool | None = None,
@@ -69,6 +70,7 @@ class KernelHub:
         flags = {
             "cache_dir": cache_dir,
             "config_dir": config_dir,
+            "data_dir": data_dir,
             "offline": offline,
             "strict": strict,
             "trace_plugins": trace_plugins,
@@ -77,6 +79,7 @@ class KernelHub:
         }
         self.config: Config = load_config(flags)
         self.cache_dir: Path = self.config.cache_dir
+        self.data_dir: Path = self.config.data_dir
         self.offline: bool = self.config.offline
         #: Installs what a model requires, after the user consented; None refuses. Does not travel to worker processes.
         self.provision: Provision | None = provision

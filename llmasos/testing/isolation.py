@@ -129,7 +129,7 @@ def restore_variables(before: Mapping[str, str]) -> None:
 def isolated_hub(
     root: Path, *, plugins: Iterable[Path | str] = (), installed: Iterable[str] = (), **options: Any
 ) -> Hub:
-    """A Hub with cache and configuration under ``root`` that sees the built-ins, ``plugins`` (folders) and ``installed`` (ids).
+    """A Hub with cache, configuration and data under ``root`` that sees the built-ins, ``plugins`` (folders) and ``installed`` (ids).
 
     Other plugins of the environment are not looked at, and nothing is fetched. ``options`` are those of ``llmasos.Hub``.
     """
@@ -138,7 +138,7 @@ def isolated_hub(
 
     cache, config = root / "cache", root / "config"
     builtin = [record.id for record in Inventory(cache, config) if record.distribution == "llmasos"]
-    settings: dict[str, Any] = {"offline": True, **options}
+    settings: dict[str, Any] = {"offline": True, "data_dir": root / "data", **options}
     return Hub(
         cache_dir=cache,
         config_dir=config,

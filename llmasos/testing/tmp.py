@@ -139,7 +139,7 @@ def _record_row(path: Path, site: Path) -> str:
 def environment(
     root: Path, sites: Sequence[Path] = (), base: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Environment variables for a subprocess: own cache and configuration under ``root``, ``sites`` found as installed.
+    """Environment variables for a subprocess: own cache, configuration and data under ``root``, ``sites`` found as installed.
 
     Starts from ``base`` (by default this process's variables) without any ``LLMASOS_*`` setting of the user's.
     """
@@ -152,6 +152,7 @@ def environment(
         **({"PYTHONPATH": os.pathsep.join(paths)} if paths else {}),
         "LLMASOS_CACHE": str(root / "cache"),
         "LLMASOS_CONFIG": str(root / "config"),
+        "LLMASOS_DATA": str(root / "data"),
         "HF_HUB_OFFLINE": "1",
         # Files appear and change within the time stamp of a .pyc file here.
         "PYTHONDONTWRITEBYTECODE": "1",

@@ -341,7 +341,7 @@ def test_the_public_hub_satisfies_the_contract() -> None:
         promised, given = getattr(HubAPI, name), getattr(llmasos.Hub, name)
         expected = list(inspect.signature(promised).parameters)
         assert list(inspect.signature(given).parameters)[: len(expected)] == expected, name
-    assert set(HubAPI.__annotations__) == {"cache_dir", "offline"}
+    assert set(HubAPI.__annotations__) == {"cache_dir", "data_dir", "offline"}
 
 
 def test_a_damaged_list_of_disabled_plugins_is_an_error_not_a_guess(world: World) -> None:

@@ -67,5 +67,5 @@ def test_the_table_for_people(folder: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["eval", "ls", "--include", str(tmp_path / "gone")]) == 1
+    assert run(["eval", "ls", "--include", str(tmp_path / "gone")]) == 2
     assert "no such folder" in capsys.readouterr().err
