@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from llmasos.kernel.hub import KernelHub
 
 if TYPE_CHECKING:
-    from llmasos.contracts.evaluation import EvalResult, LoadedModel, Progress
+    from llmasos.contracts.evaluation import EvalResult, LoadedModel, PreparedModel, Progress
     from llmasos.contracts.model import GenerationChunk, ResolvedModel, SamplingParams
     from llmasos.contracts.stage import Stage, StageResult
     from llmasos.contracts.tokenizer import Tokenizer
@@ -44,6 +44,14 @@ class Hub(KernelHub):
         from llmasos.pipelines.load import load_model
 
         return load_model(self, ref, device=device, dtype=dtype, allow_pickle=allow_pickle)
+
+    def prepare_model(
+        self, ref: str, *, device: str = "auto", dtype: str = "exact", allow_pickle: bool = False
+    ) -> PreparedModel:
+        """What ``load_model`` finds out, without reading the weights; its ``load`` reads them."""
+        from llmasos.pipelines.load import prepare_model
+
+        return prepare_model(self, ref, device=device, dtype=dtype, allow_pickle=allow_pickle)
 
     def load_tokenizer(self, ref: str) -> Tokenizer:
         """The tokenizer of a model reference, without its weights."""

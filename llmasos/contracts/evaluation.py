@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -64,18 +64,23 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LikelihoodOutcome:
-    """What a ``loglikelihood`` document came to: nats of the whole continuation, and whether greedy decoding gives it."""
+    """What a ``loglikelihood`` document came to: nats of the whole continuation, and whether greedy decoding gives it.
+
+    ``tokens`` counts those of the continuation that were scored.
+    """
 
     logprob: float
     is_greedy: bool
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class RollingOutcome:
-    """What a ``loglikelihood_rolling`` document came to: nats of ``text`` (nothing left out)."""
+    """What a ``loglikelihood_rolling`` document came to: nats of ``text`` (nothing left out) and of how many tokens."""
 
     logprob: float
     text: str
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +170,21 @@ class LoadedModel:
     tokenizer: Tokenizer
     #: Facts for the record: architecture plugin, weight digests, dtype, device, op providers.
     facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedModel:
+    """A model whose weights nobody has read yet: enough to make prompts and to say in a record what would be computed.
+
+    ``facts``, ``max_length`` (longest input in tokens) and ``vocab_size`` are those of the model that ``load`` gives.
+    """
+
+    resolved: ResolvedModel
+    tokenizer: Tokenizer
+    facts: Mapping[str, Any]
+    max_length: int
+    vocab_size: int
+    load: Callable[[], LoadedModel]
 
 
 @dataclass(frozen=True, slots=True)

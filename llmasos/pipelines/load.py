@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from llmasos.contracts.evaluation import LoadedModel
+from llmasos.contracts.evaluation import LoadedModel, PreparedModel
 from llmasos.contracts.hub import Provided
 from llmasos.contracts.model import (
     Architecture,
+    ArchitectureSummary,
     Checkpoint,
     DTypeName,
     Model,
@@ -31,7 +32,7 @@ from llmasos.errors import (
     UsageError,
     WeightsError,
 )
-from llmasos.pipelines.binding import bind_ops, choose_backend, dtype_name
+from llmasos.pipelines.binding import BoundOps, bind_ops, choose_backend, dtype_name
 from llmasos.pipelines.offers import accepting, best, chosen, offers
 from llmasos.pipelines.requirements import model_manifest, resolve_model
 from llmasos.provenance import file_digests
@@ -171,21 +172,44 @@ def build_model(
     hub: KernelHub, opened: OpenModel, *, device: str, dtype: DTypeName
 ) -> tuple[Model, Mapping[str, Any]]:
     """Build an opened model. Returns it with the facts a record needs about back end and ops."""
+    runtime = _bind(hub, device, dtype)
+    return _build(hub, opened, runtime), runtime.facts()
+
+
+@dataclass(frozen=True, slots=True)
+class _Runtime:
+    """What a model computes with."""
+
+    backend: str
+    device: str
+    dtype: DTypeName
+    ops: BoundOps
+
+    def facts(self) -> dict[str, Any]:
+        """For the record."""
+        return {
+            "backend": self.backend,
+            "device": self.device,
+            "dtype": self.dtype,
+            "ops": self.ops.providers,
+            "ops_refused": self.ops.refused,
+        }
+
+
+def _bind(hub: KernelHub, device: str, dtype: DTypeName) -> _Runtime:
     backend, where = choose_backend(hub, device, dtype)
-    ops = bind_ops(hub, backend, where, dtype)
-    model = chosen(
+    return _Runtime(backend, where, dtype, bind_ops(hub, backend, where, dtype))
+
+
+def _build(hub: KernelHub, opened: OpenModel, runtime: _Runtime) -> Model:
+    return chosen(
         hub,
         "model_architecture",
         opened.architecture_name,
-        lambda: opened.architecture.build(opened.checkpoint, cast(Any, ops), dtype=dtype, device=where),
+        lambda: opened.architecture.build(
+            opened.checkpoint, cast(Any, runtime.ops), dtype=runtime.dtype, device=runtime.device
+        ),
     )
-    return model, {
-        "backend": backend,
-        "device": where,
-        "dtype": dtype,
-        "ops": ops.providers,
-        "ops_refused": ops.refused,
-    }
 
 
 def load_model(
@@ -198,33 +222,64 @@ def load_model(
     """
     precision = dtype_name(dtype)
     with opened_model(hub, ref, allow_pickle=allow_pickle) as opened:
-        summary = opened.architecture.summarize(opened.checkpoint)
-        if summary.kind != "decoder":
-            raise UsageError(
-                f"{ref} is an {summary.kind} ({summary.family}); this needs a causal language model",
-                hint="`llmasos model info` shows what a model is",
-            )
-        tokenizer, tokenizer_name = open_tokenizer(hub, opened.resolved.path, opened.checkpoint)
-        model, runtime = build_model(hub, opened, device=device, dtype=precision)
-        facts: dict[str, Any] = {
-            "ref": ref,
-            "source": opened.resolved.source,
-            "revision": opened.resolved.revision,
-            "license": opened.resolved.license or opened.checkpoint.metadata.get("license"),
-            "provenance": dict(opened.resolved.provenance),
-            "format": opened.checkpoint.format,
-            "loader": opened.loader,
-            "architecture": opened.architecture_name,
-            "parameters": summary.parameters,
-            "tokenizer": {
-                "format": tokenizer_name,
-                "digest": tokenizer.digest(),
-                "adds_bos": tokenizer.adds_bos,
-            },
-            "files": file_digests(opened.checkpoint.files(), cache_dir=hub.cache_dir, known=_known(opened)),
-            **runtime,
-        }
+        _, tokenizer, runtime, facts = _prepare(hub, opened, ref, device, precision)
+        model = _build(hub, opened, runtime)
     return LoadedModel(opened.resolved, cast(Any, model), tokenizer, facts)
+
+
+def prepare_model(
+    hub: KernelHub, ref: str, *, device: str = "auto", dtype: str = "exact", allow_pickle: bool = False
+) -> PreparedModel:
+    """All that ``load_model`` finds out but the model itself: its weights are not read before ``load`` is called.
+
+    Raises what ``load_model`` raises, except for weights that turn out to be damaged.
+    """
+    precision = dtype_name(dtype)
+    with opened_model(hub, ref, allow_pickle=allow_pickle) as opened:
+        summary, tokenizer, runtime, facts = _prepare(hub, opened, ref, device, precision)
+
+    def load() -> LoadedModel:
+        checkpoint, _ = open_checkpoint(hub, opened.resolved, allow_pickle=allow_pickle)
+        try:
+            model = _build(hub, replace(opened, checkpoint=checkpoint), runtime)
+        finally:
+            checkpoint.close()
+        return LoadedModel(opened.resolved, cast(Any, model), tokenizer, facts)
+
+    return PreparedModel(opened.resolved, tokenizer, facts, summary.max_length, summary.vocab_size, load)
+
+
+def _prepare(
+    hub: KernelHub, opened: OpenModel, ref: str, device: str, dtype: DTypeName
+) -> tuple[ArchitectureSummary, Tokenizer, _Runtime, dict[str, Any]]:
+    """Everything around a causal language model, and the facts of it that a record needs."""
+    summary = opened.architecture.summarize(opened.checkpoint)
+    if summary.kind != "decoder":
+        raise UsageError(
+            f"{ref} is an {summary.kind} ({summary.family}); this needs a causal language model",
+            hint="`llmasos model info` shows what a model is",
+        )
+    tokenizer, tokenizer_name = open_tokenizer(hub, opened.resolved.path, opened.checkpoint)
+    runtime = _bind(hub, device, dtype)
+    facts: dict[str, Any] = {
+        "ref": ref,
+        "source": opened.resolved.source,
+        "revision": opened.resolved.revision,
+        "license": opened.resolved.license or opened.checkpoint.metadata.get("license"),
+        "provenance": dict(opened.resolved.provenance),
+        "format": opened.checkpoint.format,
+        "loader": opened.loader,
+        "architecture": opened.architecture_name,
+        "parameters": summary.parameters,
+        "tokenizer": {
+            "format": tokenizer_name,
+            "digest": tokenizer.digest(),
+            "adds_bos": tokenizer.adds_bos,
+        },
+        "files": file_digests(opened.checkpoint.files(), cache_dir=hub.cache_dir, known=_known(opened)),
+        **runtime.facts(),
+    }
+    return summary, tokenizer, runtime, facts
 
 
 @contextmanager
