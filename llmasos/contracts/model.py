@@ -97,12 +97,36 @@ class Checkpoint(Protocol):
         """Release the memory maps."""
 
 
+#: Rows ``begin`` to ``end`` of a packed tensor.
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class TreeTile:
+    """How the sequences of a batch hang together when they are parts of a tree of tokens. One entry a sequence.
+
+    A ``PathCache`` holds one path from the root. Every token of sequence b sees the first ``prefix[b]`` tokens of that path,
+    then the batch's own rows ``ancestors[b]`` (spans that end before the sequence begins), then, of its own sequence of n
+    tokens, those that ``visible[b]`` [n, n] bool says; None means all up to itself. Nothing sees what comes after it, so
+    ``visible[b]`` is lower triangular, its diagonal set.
+
+    After the pass the path is its first ``keep`` tokens, followed by the batch's rows ``kept``.
+    """
+
+    prefix: tuple[int, ...]
+    ancestors: tuple[tuple[Span, ...], ...]
+    visible: tuple[Tensor | None, ...] = field(repr=False)
+    keep: int
+    kept: tuple[Span, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
     """Sequences laid end to end; nothing is padded.
 
     tokens [N] int64, positions [N] int64, starts: B+1 offsets into N, slots: the cache row of each sequence (None
-    without a cache), token_types [N] int64 for models that have segments (None means all zero).
+    without a cache), token_types [N] int64 for models that have segments (None means all zero), tree: how the sequences
+    hang together, only for a pass with a path cache.
     """
 
     tokens: Tensor
@@ -110,6 +134,7 @@ class PackedBatch:
     starts: tuple[int, ...]
     slots: tuple[int, ...] | None = None
     token_types: Tensor | None = None
+    tree: TreeTile | None = None
 
     @property
     def size(self) -> int:
@@ -132,6 +157,22 @@ class KVCache(Protocol):
 
     def rewind(self, slot: int, length: int) -> bool:
         """Forget all but the first ``length`` tokens of a slot; False, and nothing changed, for a state that cannot go back."""
+
+
+class PathCache(Protocol):
+    """Keys and values of the tokens on one path through a tree, preallocated to ``capacity`` tokens.
+
+    The capacity has to hold the path and, during a pass, the batch.
+    """
+
+    capacity: int
+
+    @property
+    def length(self) -> int:
+        """Tokens held. A pass with a ``TreeTile`` changes it as the tile says."""
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first ``length`` tokens."""
 
 
 class Model(Protocol):
@@ -166,6 +207,27 @@ class CausalLM(Model, Protocol):
 
     def new_cache(self, slots: int, capacity: int) -> KVCache:
         """An empty cache for ``slots`` sequences of up to ``capacity`` tokens."""
+
+
+@runtime_checkable
+class TreeLM(CausalLM, Protocol):
+    """A ``CausalLM`` that computes trees of tokens: what sequences begin with in common is computed once.
+
+    Optional: scoring falls back to whole sequences for models without it (recurrent ones, for example).
+    ``hidden(batch, path)`` then takes a ``PathCache`` and a batch with a ``TreeTile``.
+    """
+
+    def new_path(self, capacity: int) -> PathCache:
+        """An empty path of up to ``capacity`` tokens."""
+
+    def hidden(self, batch: PackedBatch, cache: KVCache | PathCache | None = None) -> Tensor:
+        """Final hidden states [N, D], as in ``Model``."""
+
+    def token_logprobs(
+        self, hidden: Tensor, targets: Tensor, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As in ``CausalLM``; with ``rows`` [M] int64, ascending and on the CPU, target i belongs to row ``rows[i]`` of
+        ``hidden`` [R, D], whose logits are computed once however many targets it has."""
 
 
 @runtime_checkable

@@ -7,7 +7,7 @@ vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from llmasos.contracts.base import Contribution
@@ -50,12 +50,19 @@ class AttentionLayout:
 
     ``k_lengths`` is given when keys lie in a cache whose rows have room to grow: then the keys of b are the ``k_lengths[b]``
     rows from ``k_starts[b]`` on, ``k_starts`` has B entries, in any order, and rows between the ranges hold nothing.
+
+    ``before`` and ``visible`` are given together, for trees of tokens: then the keys of b are first the rows of the spans
+    ``before[b]``, in that order, which all its queries see, and then its own n rows from ``k_starts[b]`` on (B entries), of
+    which query i sees those set in row i of ``visible[b]`` [n, n] bool. That mask is lower triangular, diagonal included;
+    None means all of that triangle.
     """
 
     q_starts: tuple[int, ...]
     k_starts: tuple[int, ...]
     causal: bool
     k_lengths: tuple[int, ...] | None = None
+    before: tuple[tuple[tuple[int, int], ...], ...] | None = None
+    visible: tuple[Tensor | None, ...] | None = field(default=None, repr=False)
 
 
 class Ops(Protocol):
@@ -93,9 +100,12 @@ class Ops(Protocol):
         """activation(gate) * up, both [N, O] (Shazeer 2020)."""
 
     def token_logprobs(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, rows: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """log softmax(x weightᵀ + bias)[targets] in fp32, and the arg-max: x [M, I], weight [V, I], targets [M] -> [M], [M]."""
+        """log softmax(x weightᵀ + bias)[targets] in fp32, and the arg-max: x [M, I], weight [V, I], targets [M] -> [M], [M].
+
+        With ``rows`` [M] int64, ascending and on the CPU, x is [R, I] and target i belongs to row ``rows[i]``.
+        """
 
 
 @dataclass(frozen=True, slots=True)

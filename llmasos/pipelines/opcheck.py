@@ -88,7 +88,7 @@ def sample_inputs(
             # All of each head, and half of it. Angles are float32 whatever the element type.
             [(random(n, 3, 16), *_angles(random(n, 8))), (random(n, 3, 16), *_angles(random(n, 4)))]
         ),
-        "attention": lambda n: _attention_inputs(n, random),
+        "attention": lambda n: _attention_inputs(n, random, device),
         "activation": lambda n: iter(
             [(random(n, 24), name) for name in ("gelu", "gelu_new", "relu", "silu", "tanh")]
         ),
@@ -99,6 +99,9 @@ def sample_inputs(
             [
                 (random(n, 24), random(50, 24) / 4.9, None, integers(50, n)),
                 (random(n, 24), random(50, 24) / 4.9, random(50), integers(50, n)),
+                # The first row has no target, the others one or two.
+                (random(n + 1, 24), random(50, 24) / 4.9, None, integers(50, n), 1 + torch.arange(n)),
+                (random(n + 1, 24), random(50, 24) / 4.9, None, integers(50, n), 1 + torch.arange(n) // 2),
             ]
         ),
     }
@@ -106,7 +109,7 @@ def sample_inputs(
         yield from makers[op](size)
 
 
-def _attention_inputs(n: int, random: Callable[..., Tensor]) -> Iterator[tuple[Any, ...]]:
+def _attention_inputs(n: int, random: Callable[..., Tensor], device: str) -> Iterator[tuple[Any, ...]]:
     for query_heads, key_heads in ((4, 4), (6, 2)):
         for causal in (True, False):
             # Two sequences; the second has 5 cached keys before its queries.
@@ -121,6 +124,32 @@ def _attention_inputs(n: int, random: Callable[..., Tensor]) -> Iterator[tuple[A
                     layout,
                     0.25,
                 )
+        yield (
+            random(2 * n + 3, query_heads, 16),
+            random(2 * n + 10, key_heads, 16),
+            random(2 * n + 10, key_heads, 16),
+            _tree_layout(n, device),
+            0.25,
+        )
+
+
+def _tree_layout(n: int, device: str) -> AttentionLayout:
+    """A path of 7 keys in front; a chain of n that continues it; n siblings at the chain's end; a small tree off the path.
+
+    The keys are the rows of the path, then those of the batch, as they lie in a path cache.
+    """
+    import torch
+
+    path = 7
+    siblings = torch.eye(n, dtype=torch.bool, device=device)
+    forked = torch.tensor([[1, 0, 0], [1, 1, 0], [1, 0, 1]], dtype=torch.bool, device=device)
+    return AttentionLayout(
+        q_starts=(0, n, 2 * n, 2 * n + 3),
+        k_starts=(path, path + n, path + 2 * n),
+        causal=True,
+        before=(((0, path),), ((0, path), (path, path + n)), ((0, 2), (path, path + n // 2))),
+        visible=(None, siblings, forked),
+    )
 
 
 def _with_gaps(values: Tensor, *, every: bool) -> Tensor:

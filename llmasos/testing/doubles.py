@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from llmasos.contracts.model import DTypeName, KVCache, PackedBatch
+from llmasos.contracts.model import DTypeName, KVCache, PackedBatch, PathCache, TreeTile
 from llmasos.contracts.tokenizer import Encoding, SpecialTokens
 from llmasos.errors import EvaluationError, TokenizerError, UsageError
 
@@ -140,8 +140,25 @@ class ScriptedCache:
         return True
 
 
+class ScriptedPath:
+    """A ``PathCache`` that holds the tokens themselves and their positions."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.held: list[tuple[int, int]] = []
+
+    @property
+    def length(self) -> int:
+        """Tokens held."""
+        return len(self.held)
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first ``length`` tokens."""
+        del self.held[length:]
+
+
 class ScriptedModel:
-    """A ``CausalLM`` whose next token is what a function of the tokens so far says.
+    """A ``TreeLM`` whose next token is what a function of the tokens so far says.
 
     The scripted token has probability ``confidence``; the others share the rest by a fixed pattern that depends on the
     tokens so far, so that no two histories score alike. Without a script the next token is a hash of the history: an
@@ -197,10 +214,12 @@ class ScriptedModel:
         )
         return noise.to(torch.float32)
 
-    def hidden(self, batch: PackedBatch, cache: KVCache | None = None) -> Tensor:
+    def hidden(self, batch: PackedBatch, cache: KVCache | PathCache | None = None) -> Tensor:
         """Scores [N, V] after each token. Raises EvaluationError for what does not fit, as a real model does."""
         import torch
 
+        if isinstance(cache, ScriptedPath) and batch.tree is not None:
+            return self._tree(batch, batch.tree, cache)
         tokens, positions = batch.tokens.tolist(), batch.positions.tolist()
         before: list[list[tuple[int, int]]] = [[] for _ in range(batch.size)]
         if cache is not None:
@@ -229,18 +248,45 @@ class ScriptedModel:
                 cache.held[slot], cache.lengths[slot] = sequence, len(sequence)
         return torch.stack(rows) if rows else torch.zeros(0, self.vocab_size)
 
+    def _tree(self, batch: PackedBatch, tile: TreeTile, path: ScriptedPath) -> Tensor:
+        """Scores [N, V] of the tokens of a tile; the path goes on as the tile says."""
+        import torch
+
+        own = list(zip(batch.tokens.tolist(), batch.positions.tolist(), strict=True))
+        if path.length + len(own) > path.capacity:
+            raise UsageError(f"{len(own)} tokens after {path.length} do not fit a path of {path.capacity}")
+        if any(not 0 <= token < self.vocab_size or position >= self.max_length for token, position in own):
+            raise EvaluationError("a token or a position is outside the tables of the model")
+        rows = []
+        for b, (start, end) in enumerate(pairwise(batch.starts)):
+            above = path.held[: tile.prefix[b]]
+            for first, last in tile.ancestors[b]:
+                above = above + own[first:last]
+            mask = tile.visible[b]
+            for i in range(end - start):
+                seen = [own[start + j] for j in range(i + 1) if mask is None or bool(mask[i, j])]
+                rows.append(self._row([*above, *seen]))
+        path.held = path.held[: tile.keep] + [own[row] for span in tile.kept for row in range(*span)]
+        return torch.stack(rows) if rows else torch.zeros(0, self.vocab_size)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """The rows themselves, [M, V]."""
         return hidden.clone()
 
-    def token_logprobs(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def token_logprobs(
+        self, hidden: Tensor, targets: Tensor, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Log-probabilities [M] of ``targets`` [M] and the arg-max tokens [M]."""
-        table = self.logits(hidden).log_softmax(dim=-1)
+        table = self.logits(hidden if rows is None else hidden[rows]).log_softmax(dim=-1)
         return table.gather(1, targets[:, None]).squeeze(1), table.argmax(dim=-1)
 
     def new_cache(self, slots: int, capacity: int) -> ScriptedCache:
         """An empty cache."""
         return ScriptedCache(slots, capacity)
+
+    def new_path(self, capacity: int) -> ScriptedPath:
+        """An empty path."""
+        return ScriptedPath(capacity)
 
     def num_parameters(self) -> int:
         """One: how confident it is."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from llmasos.api import AttentionLayout, Ops
 from llmasos_transformer.cache import SlabCache
+from llmasos_transformer.path import SlabPath
 from llmasos_transformer.spec import StackSpec
 
 
@@ -23,7 +24,7 @@ class Pass(NamedTuple):
     #: Rotary angles of the new tokens, [N, R/2] float32 each; None with learned positions.
     cos: Tensor | None = None
     sin: Tensor | None = None
-    cache: SlabCache | None = None
+    cache: SlabCache | SlabPath | None = None
     #: Where the new tokens go in a flattened cache slab, [N] int64.
     cache_rows: Tensor | None = None
 
@@ -102,7 +103,7 @@ class Attention(nn.Module):
             q = self.ops.rotary(q, shared.cos, shared.sin)
             k = self.ops.rotary(k, shared.cos, shared.sin)
         if shared.cache is not None and shared.cache_rows is not None:
-            past_k, past_v = shared.cache.layer(self.layer)  # [slots * capacity, Hk, E]
+            past_k, past_v = shared.cache.layer(self.layer)  # [slots * capacity, Hk, E] or [capacity, Hk, E]
             k = past_k.index_copy_(0, shared.cache_rows, k)
             v = past_v.index_copy_(0, shared.cache_rows, v)
         mixed = self.ops.attention(q, k, v, shared.layout, self.scale)  # [N, Hq, E]

@@ -19,12 +19,14 @@ from llmasos.api import (
     KVCache,
     Ops,
     PackedBatch,
+    PathCache,
     UsageError,
     WeightsError,
 )
 from llmasos_transformer import padded
 from llmasos_transformer.cache import SlabCache
 from llmasos_transformer.layers import Block, Embeddings, Linear, Pass, make_norm
+from llmasos_transformer.path import SlabPath, check_tile, key_spans
 from llmasos_transformer.spec import StackSpec
 
 
@@ -59,12 +61,12 @@ class Stack(nn.Module):
         # Kept out of the state: frequencies are float32 whatever the model's dtype.
         self.frequencies: Tensor | None = None if spec.rope is None else spec.rope.frequencies().to(device)
 
-    def hidden(self, batch: PackedBatch, cache: KVCache | None = None) -> Tensor:
+    def hidden(self, batch: PackedBatch, cache: KVCache | PathCache | None = None) -> Tensor:
         """Final hidden states [N, D], after the last norm.
 
-        With a cache, ``batch`` holds the new tokens of the slots it names, and the cache is advanced by them once the
-        pass has succeeded. Raises EvaluationError for a sequence longer than ``max_length`` and for ids outside their
-        table (tokens, learned positions, token types), UsageError for a batch that does not fit the cache.
+        With a cache, ``batch`` holds the new tokens of the slots it names, or a tile of a tree, and the cache is advanced
+        by them once the pass has succeeded. Raises EvaluationError for a sequence longer than ``max_length`` and for ids
+        outside their table (tokens, learned positions, token types), UsageError for a batch that does not fit the cache.
         """
         counts = [end - start for start, end in pairwise(batch.starts)]
         slabs = self._check(batch, cache, counts)
@@ -76,7 +78,16 @@ class Stack(nn.Module):
             cos, sin = angles.cos(), angles.sin()
         causal = self.spec.kind == "decoder"
         layout = AttentionLayout(q_starts=batch.starts, k_starts=batch.starts, causal=causal)
-        if slabs is not None and batch.slots is not None:
+        if isinstance(slabs, SlabPath) and batch.tree is not None:
+            rows = slabs.rows(batch.starts[-1])
+            layout = AttentionLayout(
+                q_starts=batch.starts,
+                k_starts=tuple(slabs.length + start for start in batch.starts[:-1]),
+                causal=True,
+                before=key_spans(batch.tree, slabs.length),
+                visible=batch.tree.visible,
+            )
+        elif isinstance(slabs, SlabCache) and batch.slots is not None:
             rows = slabs.rows(batch.slots, counts)
             layout = AttentionLayout(
                 q_starts=batch.starts,
@@ -88,23 +99,42 @@ class Stack(nn.Module):
         x = self.embeddings(batch.tokens, batch.positions, batch.token_types)  # [N, D]
         for block in self.blocks:
             x = block(x, shared)
-        if slabs is not None and batch.slots is not None:
+        if isinstance(slabs, SlabPath) and batch.tree is not None:
+            slabs.advance(batch.tree)
+        elif isinstance(slabs, SlabCache) and batch.slots is not None:
             slabs.advance(batch.slots, counts)
         return x if self.final_norm is None else self.final_norm(x)
 
-    def _check(self, batch: PackedBatch, cache: KVCache | None, counts: list[int]) -> SlabCache | None:
+    def _check(
+        self, batch: PackedBatch, cache: KVCache | PathCache | None, counts: list[int]
+    ) -> SlabCache | SlabPath | None:
         """Refuse what would otherwise be an index error deep inside, or worse, a wrong number."""
-        slabs, past = None, [0] * len(counts)
-        if cache is not None:
+        if cache is not None and self.spec.kind == "encoder":
+            raise UsageError("an encoder sees the whole sequence at once and cannot use a cache")
+        if isinstance(cache, SlabPath) and batch.tree is not None:
+            check_tile(batch.tree, batch.starts, cache.length)
+            # A mask may hide most of a sequence from each of its tokens: how deep they lie, only positions say.
+            _inside(batch.positions, self.max_length, "position", "shorten the sequences of the tree")
+        else:
+            self._check_lengths(batch, cache, counts)
+        _inside(batch.tokens, self.vocab_size, "token", "the tokenizer does not belong to this model")
+        if self.spec.rope is None:
+            _inside(batch.positions, self.max_length, "position", "count positions from 0 in each sequence")
+        if batch.token_types is not None:
+            _inside(batch.token_types, self.spec.types, "token type", "most models know the types 0 and 1")
+        return cache if isinstance(cache, SlabCache | SlabPath) else None
+
+    def _check_lengths(
+        self, batch: PackedBatch, cache: KVCache | PathCache | None, counts: list[int]
+    ) -> None:
+        past = [0] * len(counts)
+        if cache is not None or batch.tree is not None:
             if not isinstance(cache, SlabCache) or batch.slots is None or len(batch.slots) != batch.size:
                 raise UsageError(
                     "a cached pass needs a cache made by this model and one slot for each sequence",
-                    hint="use model.new_cache(...) and PackedBatch(slots=...)",
+                    hint="use model.new_cache(...) and PackedBatch(slots=...), or new_path(...) and PackedBatch(tree=...)",
                 )
-            if self.spec.kind == "encoder":
-                raise UsageError("an encoder sees the whole sequence at once and cannot use a cache")
-            slabs = cache
-            past = slabs.past(batch.slots)
+            past = cache.past(batch.slots)
         for count, before in zip(counts, past, strict=True):
             length = before + count
             if length > self.max_length:
@@ -112,12 +142,6 @@ class Stack(nn.Module):
                     f"a sequence of {length} tokens does not fit the {self.max_length} positions of this model",
                     hint=f"shorten it by {length - self.max_length} tokens, or use a model with a longer context",
                 )
-        _inside(batch.tokens, self.vocab_size, "token", "the tokenizer does not belong to this model")
-        if self.spec.rope is None:
-            _inside(batch.positions, self.max_length, "position", "count positions from 0 in each sequence")
-        if batch.token_types is not None:
-            _inside(batch.token_types, self.spec.types, "token type", "most models know the types 0 and 1")
-        return slabs
 
     def padded(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
@@ -132,7 +156,7 @@ class Stack(nn.Module):
 
 
 class Decoder(Stack):
-    """A ``CausalLM``: the stack and a vocabulary head, tied to the embeddings or not."""
+    """A ``TreeLM``: the stack and a vocabulary head, tied to the embeddings or not."""
 
     def __init__(
         self, ops: Ops, spec: StackSpec, config: Mapping[str, Any], *, dtype: DTypeName, device: str
@@ -149,9 +173,16 @@ class Decoder(Stack):
         """Scores [M, V] for rows [M, D], in the model's dtype."""
         return self.ops.linear(hidden, self.head_weight, None)
 
-    def token_logprobs(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities [M] float32 of ``targets`` [M] after rows [M, D], and the arg-max tokens [M]."""
-        return self.ops.token_logprobs(hidden, self.head_weight, None, targets)
+    def token_logprobs(
+        self, hidden: Tensor, targets: Tensor, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities [M] float32 of ``targets`` [M] after rows [M, D], and the arg-max tokens [M].
+
+        With ``rows`` [M], ascending and on the CPU, target i comes after row ``rows[i]`` of ``hidden`` [R, D].
+        """
+        if rows is None:
+            return self.ops.token_logprobs(hidden, self.head_weight, None, targets)
+        return self.ops.token_logprobs(hidden, self.head_weight, None, targets, rows)
 
     def new_cache(self, slots: int, capacity: int) -> SlabCache:
         """An empty cache for ``slots`` sequences of up to ``capacity`` tokens."""
@@ -164,6 +195,13 @@ class Decoder(Stack):
             spec.head_width,
             dtype=table.dtype,
             device=self.device,
+        )
+
+    def new_path(self, capacity: int) -> SlabPath:
+        """An empty path of up to ``capacity`` tokens, the tokens of a pass included."""
+        spec, table = self.spec, self.embeddings.tokens
+        return SlabPath(
+            capacity, spec.layers, spec.key_heads, spec.head_width, dtype=table.dtype, device=self.device
         )
 
     def padded_logits(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:

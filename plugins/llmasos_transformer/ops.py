@@ -6,7 +6,7 @@ heads, G = Hq / Hk, E head width, V vocabulary. Statistics and log-sum-exps are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,8 @@ _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 #: Elements of one float32 block of logits in ``token_logprobs``: 32 MiB, small enough to stay near the caches.
 _LOGIT_BLOCK = 2**23
+#: Queries that attend together where each sees only what comes before it.
+_QUERY_BLOCK = 256
 
 
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:
@@ -67,29 +69,80 @@ def attention(q: Tensor, k: Tensor, v: Tensor, layout: AttentionLayout, scale: f
     reads key head h // G: queries are viewed as [Hk, G, n, E] and the one key head of a group is broadcast (stride 0)
     over its G query heads instead of being copied.
     """
-    heads, width = q.shape[1], q.shape[2]
-    key_heads = k.shape[1]
-    group = heads // key_heads
     out = q.new_empty(q.shape)
     for b in range(len(layout.q_starts) - 1):
         first, last = layout.q_starts[b], layout.q_starts[b + 1]
-        n = last - first
-        if n == 0:
+        if first == last:
             continue
-        k_first = layout.k_starts[b]
-        m = layout.k_starts[b + 1] - k_first if layout.k_lengths is None else layout.k_lengths[b]
-        queries = q[first:last].reshape(n, key_heads, group, width).permute(1, 2, 0, 3)  # [Hk, G, n, E]
-        keys = k[k_first : k_first + m].permute(1, 0, 2)[:, None].expand(key_heads, group, m, width)
-        values = v[k_first : k_first + m].permute(1, 0, 2)[:, None].expand(key_heads, group, m, width)
-        # torch's own causal flag aligns the first query with the first key; ours are the last tokens of the keys.
-        mask = None
-        if layout.causal and 1 < n < m:
-            mask = torch.ones(n, m, dtype=torch.bool, device=q.device).tril(m - n)
-        found = F.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=mask, is_causal=layout.causal and n == m and n > 1, scale=scale
-        )  # [Hk, G, n, E]
-        out[first:last].view(n, key_heads, group, width).copy_(found.permute(2, 0, 1, 3))
+        begin = layout.k_starts[b]
+        if layout.before is None or layout.visible is None:
+            end = layout.k_starts[b + 1] if layout.k_lengths is None else begin + layout.k_lengths[b]
+            spans, mask, causal = [(begin, end)], None, layout.causal
+        else:
+            spans = _joined([*layout.before[b], (begin, begin + last - first)])
+            mask, causal = layout.visible[b], True
+        keys, values = _rows(k, spans), _rows(v, spans)
+        if causal:
+            _lower(q[first:last], keys, values, mask, scale, out[first:last])
+        else:
+            _dense(q[first:last], keys, values, None, scale, out[first:last])
     return out
+
+
+def _lower(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, out: Tensor) -> None:
+    """Attention of n queries that are the last of m keys, into ``out``; none sees what comes after it.
+
+    Long ones go in blocks of queries, each with the keys up to its end, so that little is computed to be masked away.
+    """
+    n, m = q.shape[0], k.shape[0]
+    if mask is None and (n == m or n == 1):
+        # torch's own causal flag aligns the first query with the first key, so it is right only without a past.
+        _dense(q, k, v, None, scale, out, causal=n > 1)
+        return
+    for begin in range(0, n, _QUERY_BLOCK):
+        end = min(begin + _QUERY_BLOCK, n)
+        seen = m - n + end
+        if mask is None:
+            shown = torch.ones(end - begin, seen, dtype=torch.bool, device=q.device).tril(m - n + begin)
+        else:
+            shown = F.pad(mask[begin:end, :end], (m - n, 0), value=True)
+        _dense(q[begin:end], k[:seen], v[:seen], shown, scale, out[begin:end])
+
+
+def _dense(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, out: Tensor, *, causal: bool = False
+) -> None:
+    """Attention of q [n, Hq, E] over k and v [m, Hk, E] where ``mask`` [n, m] is set, into ``out`` [n, Hq, E]."""
+    n, heads, width = q.shape
+    m, key_heads = k.shape[0], k.shape[1]
+    group = heads // key_heads
+    found = F.scaled_dot_product_attention(
+        q.reshape(n, key_heads, group, width).permute(1, 2, 0, 3),  # [Hk, G, n, E]
+        k.permute(1, 0, 2)[:, None].expand(key_heads, group, m, width),
+        v.permute(1, 0, 2)[:, None].expand(key_heads, group, m, width),
+        attn_mask=mask,
+        is_causal=causal,
+        scale=scale,
+    )
+    out.view(n, key_heads, group, width).copy_(found.permute(2, 0, 1, 3))
+
+
+def _joined(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same rows in as few spans as possible, the empty ones left out."""
+    found: list[tuple[int, int]] = []
+    for begin, end in spans:
+        if found and found[-1][1] == begin:
+            found[-1] = (found[-1][0], end)
+        elif begin < end:
+            found.append((begin, end))
+    return found
+
+
+def _rows(x: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
+    """The rows of these spans in order: a view where there is one span."""
+    if len(spans) == 1:
+        return x[spans[0][0] : spans[0][1]]
+    return torch.cat([x[begin:end] for begin, end in spans])
 
 
 def activation(x: Tensor, kind: str) -> Tensor:
@@ -105,18 +158,30 @@ def gated_activation(gate: Tensor, up: Tensor, kind: str) -> Tensor:
     return activation(gate, kind) * up
 
 
-def token_logprobs(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
+def token_logprobs(
+    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, rows: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """log softmax(x weightᵀ + bias)[targets] and the arg-max: x [M, I], weight [V, I], targets [M] -> [M], [M].
 
-    Rows go through the head in blocks, so [M, V] is never held at once.
+    With ``rows`` [M], ascending, x is [R, I] and target i belongs to row ``rows[i]``. Rows go through the head in blocks, so
+    [R, V] is never held at once.
     """
-    rows = max(1, _LOGIT_BLOCK // weight.shape[0])
+    size = max(1, _LOGIT_BLOCK // weight.shape[0])
+    edges = torch.arange(0, x.shape[0] + size, size)
+    places = edges.clamp(max=targets.shape[0]) if rows is None else torch.searchsorted(rows, edges)
     logprobs, best = [], []
-    for block, wanted in zip(x.split(rows), targets.split(rows), strict=True):
-        logits = F.linear(block, weight, bias).float()  # [m, V]
-        chosen = logits.gather(1, wanted[:, None]).squeeze(1)
-        logprobs.append(chosen - logits.logsumexp(dim=-1))
-        best.append(logits.argmax(dim=-1))
+    for block, begin, first, last in zip(
+        x.split(size), edges.tolist(), places.tolist(), places[1:].tolist(), strict=False
+    ):
+        logits = F.linear(block, weight, bias).float()  # [r, V]
+        total, top, wanted = logits.logsumexp(dim=-1), logits.argmax(dim=-1), targets[first:last]
+        if rows is None:
+            chosen = logits.gather(1, wanted[:, None]).squeeze(1)
+        else:
+            row = (rows[first:last] - begin).to(x.device)
+            chosen, total, top = logits[row, wanted], total[row], top[row]
+        logprobs.append(chosen - total)
+        best.append(top)
     if not logprobs:
         return x.new_zeros(0, dtype=torch.float32), targets.new_zeros(0)
     return torch.cat(logprobs), torch.cat(best)

@@ -295,7 +295,7 @@ class IgnoresTokens(ScriptedModel):
 class CachedPositionOffByOne(ScriptedModel):
     def hidden(self, batch: PackedBatch, cache: KVCache | None = None) -> Tensor:
         if cache is not None:
-            past = any(cache.lengths[slot] for slot in batch.slots or ())
+            past = batch.slots is not None and any(cache.lengths[slot] for slot in batch.slots)
             batch = replace(batch, positions=batch.positions + int(past))
         return super().hidden(batch, cache)
 
@@ -345,6 +345,34 @@ class RewindsTheCountOnly(ScriptedModel):
 
     def new_cache(self, slots: int, capacity: int) -> ScriptedCache:
         return LengthOnlyCache(slots, capacity)
+
+
+class TreeWithoutMask(ScriptedModel):
+    """Siblings see each other."""
+
+    def hidden(self, batch: PackedBatch, cache: KVCache | None = None) -> Tensor:
+        if batch.tree is not None:
+            batch = replace(batch, tree=replace(batch.tree, visible=(None,) * batch.size))
+        return super().hidden(batch, cache)
+
+
+class TreeKeepsTheWrongRows(ScriptedModel):
+    def hidden(self, batch: PackedBatch, cache: KVCache | None = None) -> Tensor:
+        if batch.tree is not None and batch.tree.kept:
+            kept = tuple((begin, end - 1) for begin, end in batch.tree.kept)
+            batch = replace(batch, tree=replace(batch.tree, kept=kept))
+        return super().hidden(batch, cache)
+
+
+class RowsShifted(ScriptedModel):
+    """The target after the one asked for."""
+
+    def token_logprobs(
+        self, hidden: Tensor, targets: Tensor, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if rows is not None:
+            rows = (rows + 1).clamp(max=len(hidden) - 1)
+        return super().token_logprobs(hidden, targets, rows)
 
 
 class AliasesSlots(ScriptedModel):
@@ -458,6 +486,9 @@ MODELS: list[tuple[Callable[..., Any], str]] = [
     (CrossesBorders, "model.batch_is_single"),
     (AliasesSlots, "model.cache_copy"),
     (RewindsTheCountOnly, "model.cache_rewind"),
+    (TreeWithoutMask, "model.tree"),
+    (TreeKeepsTheWrongRows, "model.tree"),
+    (RowsShifted, "model.rows_of_targets"),
     (ForgetsToReset, "model.cache_copy"),
     (RowNumbersAsPositions, "model.positions_matter"),
     (NoLimit, "model.too_long"),
@@ -641,11 +672,27 @@ def ignores_the_mask(q: Tensor, k: Tensor, v: Tensor, layout: AttentionLayout, s
 
 def aligns_left(q: Tensor, k: Tensor, v: Tensor, layout: AttentionLayout, scale: float) -> Tensor:
     """Queries as the first tokens of their keys instead of the last: wrong only when keys are cached."""
-    if not layout.causal or layout.k_lengths is not None:
+    if not layout.causal or layout.k_lengths is not None or layout.before is not None:
         return right("attention")(q, k, v, layout, scale)
     starts = layout.k_starts[:-1]
     counts = [b - a for a, b in zip(layout.q_starts, layout.q_starts[1:], strict=False)]
     return right("attention")(q, k, v, replace(layout, k_starts=starts, k_lengths=tuple(counts)), scale)
+
+
+def sees_siblings(q: Tensor, k: Tensor, v: Tensor, layout: AttentionLayout, scale: float) -> Tensor:
+    """Right but for the masks of trees."""
+    if layout.visible is not None:
+        layout = replace(layout, visible=(None,) * len(layout.visible))
+    return right("attention")(q, k, v, layout, scale)
+
+
+def first_target_of_a_row(
+    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, rows: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Right but where a row has more than one target."""
+    if rows is not None and len(rows):
+        targets = targets[torch.searchsorted(rows, rows)]
+    return right("token_logprobs")(x, weight, bias, targets, rows)
 
 
 def wrong_group(q: Tensor, k: Tensor, v: Tensor, layout: AttentionLayout, scale: float) -> Tensor:
@@ -681,6 +728,9 @@ OPS: list[tuple[str, Callable[..., Any], str]] = [
     ("attention", ignores_the_mask, "op.definition"),
     ("attention", aligns_left, "op.reference"),
     ("attention", wrong_group, "op.reference"),
+    ("attention", sees_siblings, "op.reference"),
+    ("attention", sees_siblings, "op.accepted"),
+    ("token_logprobs", first_target_of_a_row, "op.definition"),
     ("activation", in_place, "op.inputs_unchanged"),
     ("activation", widens, "op.result_type"),
     ("activation", jitters, "op.deterministic"),

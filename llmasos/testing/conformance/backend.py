@@ -67,8 +67,8 @@ def _worst(subject: OpSubject, yardstick: Callable[..., Any], name: str) -> Obse
         if [tuple(t.shape) for t in actual] != [tuple(t.shape) for t in expected]:
             return broken(f"{subject.op}({_shape(arguments)}) gave shapes {[tuple(t.shape) for t in actual]}")
         if subject.op == "token_logprobs":
-            x, weight, bias, _ = arguments
-            scores = oracle("linear")(x, weight, bias)
+            x, weight, bias, _, *rows = arguments
+            scores = oracle("linear")(x[rows[0].to(x.device)] if rows else x, weight, bias)
             best = scores.gather(1, actual[1][:, None]).squeeze(1) if len(scores) else scores.new_zeros(0)
             actual, expected = [actual[0], best], [expected[0], scores.amax(-1) if len(scores) else best]
         for left, right in zip(actual, expected, strict=True):

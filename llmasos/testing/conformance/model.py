@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmasos.contracts.model import CausalLM, KVCache
+from llmasos.contracts.model import CausalLM, KVCache, TreeLM
 from llmasos.errors import LlmasosError
+from llmasos.testing.conformance import trees
 from llmasos.testing.conformance.check import Observation, broken, check, does_not_apply, kept
 from llmasos.testing.conformance.sequences import advance, difference, hidden_alone, pack, sequences
 
@@ -310,6 +311,51 @@ def cache_rewind(subject: ModelSubject) -> Observation:
 
 
 @check(
+    "model.tree",
+    rule="a tree computed in tiles over a path cache has the scores of its sequences one by one",
+    fix="see TreeTile: prefix of the path, ancestors in the batch, then the mask; keep and kept make the next path",
+)
+def tree(subject: ModelSubject) -> Observation:
+    model = subject.model
+    if not isinstance(model, TreeLM):
+        return does_not_apply("the model computes whole sequences only (it is no TreeLM)")
+    if model.max_length < trees.DEPTH:
+        return does_not_apply("the model's positions are too few")
+    count = 0
+    for what, actual, expected in trees.trials(model):
+        if problem := _compare(subject, f"scores of {what} and of the sequence alone", actual, expected):
+            return broken(problem)
+        count += len(actual)
+    return kept(f"{count} tokens in four passes")
+
+
+@check(
+    "model.rows_of_targets",
+    rule="token_logprobs with rows is token_logprobs of hidden[rows]",
+    fix="compute logits and log-sum-exp once a row, and pick from them for each target",
+)
+def rows_of_targets(subject: ModelSubject) -> Observation:
+    import torch
+
+    model = subject.model
+    if not isinstance(model, TreeLM):
+        return does_not_apply("the model computes whole sequences only (it is no TreeLM)")
+    hidden = hidden_alone(model, sequences(model, [17])[0])
+    count = len(hidden)
+    for rows in (torch.arange(count), torch.arange(3 * count) // 4, torch.zeros(0, dtype=torch.int64)):
+        targets = (7 * torch.arange(len(rows)) % model.vocab_size).to(model.device)
+        logprobs, best = model.token_logprobs(hidden, targets, rows)
+        wanted, top = model.token_logprobs(hidden[rows.to(model.device)], targets)
+        if problem := _compare(subject, "log-probabilities with and without rows", logprobs, wanted):
+            return broken(problem)
+        scores = model.logits(hidden[rows.to(model.device)]).float()
+        found, expected = (scores.gather(1, chosen[:, None]).squeeze(1) for chosen in (best, top))
+        if problem := _compare(subject, "scores of the arg-max with and without rows", found, expected):
+            return broken(problem)
+    return kept(f"up to {3 * count} targets on {count} rows")
+
+
+@check(
     "model.positions_matter",
     rule="positions come from the batch: the same tokens further apart have other scores",
     fix="use batch.positions, not the row number",
@@ -436,6 +482,8 @@ CHECKS = (
     cache_is_no_cache,
     cache_copy,
     cache_rewind,
+    tree,
+    rows_of_targets,
     positions_matter,
     too_long,
     deterministic,

@@ -64,6 +64,16 @@ def attention(q: Tensor, k: Tensor, v: Tensor, layout: AttentionLayout, scale: f
     for b in range(len(layout.q_starts) - 1):
         first, last = layout.q_starts[b], layout.q_starts[b + 1]
         begin = layout.k_starts[b]
+        if layout.before is not None and layout.visible is not None:
+            above = [row for span in layout.before[b] for row in range(*span)]
+            mask = layout.visible[b]
+            for i in range(last - first):
+                own = [begin + j for j in range(i + 1) if mask is None or bool(mask[i, j])]
+                for head in range(q.shape[1]):
+                    keys = k[above + own, head // group].double()
+                    weights = (keys @ q[first + i, head].double() * scale).softmax(0)
+                    out[first + i, head] = weights @ v[above + own, head // group].double()
+            continue
         held = layout.k_starts[b + 1] - begin if layout.k_lengths is None else layout.k_lengths[b]
         for i in range(last - first):
             seen = held - (last - first) + i + 1 if layout.causal else held
@@ -98,9 +108,11 @@ def gated_activation(gate: Tensor, up: Tensor, kind: str) -> Tensor:
     return activation(gate, kind) * up.double()
 
 
-def token_logprobs(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
+def token_logprobs(
+    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, rows: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """log softmax(x weightᵀ + bias) at targets, and the arg-max."""
-    scores = linear(x, weight, bias)
+    scores = linear(x if rows is None else x[rows.to(x.device)], weight, bias)
     table = scores - scores.exp().sum(-1, keepdim=True).log()
     return table.gather(1, targets[:, None]).squeeze(1), scores.argmax(-1)
 
