@@ -87,7 +87,7 @@ class HarnessEvaluator:
                 _say_what_is_kept(runs, store, progress)
                 raise
             with watch.phase("metrics"):
-                tallies, scores = aggregate_runs(runs, request.bootstrap, progress)
+                tallies, scores = aggregate_runs(runs, request.bootstrap, progress, request.compat)
             record = sealed(
                 {
                     "run_key": run_key,
@@ -126,7 +126,6 @@ def _refuse_unbuilt(request: EvalRequest) -> None:
         ("--gen-kwargs", bool(request.gen_kwargs)),
         ("--engine lm-eval", request.engine == "lm-eval"),
         ("--limit auto", request.limit == "auto"),
-        ("--cluster-column", request.cluster_column is not None),
         ("--apply-chat-template", bool(request.apply_chat_template)),
         ("--system-instruction", request.system_instruction is not None),
         ("--allow-code-execution", request.allow_code_execution),
@@ -173,7 +172,9 @@ def plan_tasks(selection: Selection, request: EvalRequest, progress: Progress) -
             progress.advance()
         if not planned:
             raise EvaluationError(f"task {task.name} has no documents", hint="check its data file and split")
-        runs.append(TaskRun(task, tuple(planned)))
+        column = task.cluster_column(request.cluster_column)
+        task.cluster(planned[0], column)  # a column that is not there is said before anything is computed
+        runs.append(TaskRun(task, tuple(planned), column))
     return runs
 
 
@@ -242,7 +243,8 @@ def _score_batch(
             return  # finished before the run was interrupted
         responses = [found[request.key[2]] for request in document.requests]
         items, observed = run.task.items(document, responses), run.task.observe(document, responses)
-        sample = sample_line(document, responses, items, observed)
+        cluster = run.task.cluster(document, run.cluster_column)
+        sample = sample_line(document, responses, items, observed, cluster)
         store.append(run.task.name, sample)
         run.samples[document.index] = sample
         progress.advance()
@@ -300,13 +302,15 @@ def _say_what_is_kept(runs: Sequence[TaskRun], store: SampleStore, progress: Pro
 
 
 def aggregate_runs(
-    runs: Sequence[TaskRun], bootstrap: int, progress: Progress
+    runs: Sequence[TaskRun], bootstrap: int, progress: Progress, compat: str = "native"
 ) -> tuple[dict[str, Tally], dict[str, list[Score]]]:
     """What came out of each task, from the finished documents."""
     progress.phase("computing metrics", len(runs))
     tallies, scores = {}, {}
     for run in runs:
         tally = tallies[run.task.name] = Tally(run.ordered)
-        scores[run.task.name] = run.task.aggregate(tally.columns, bootstrap=bootstrap)
+        scores[run.task.name] = run.task.aggregate(
+            tally.columns, bootstrap=bootstrap, compat=compat, clusters=tally.clusters(run.cluster_column)
+        )
         progress.advance()
     return tallies, scores

@@ -26,7 +26,9 @@ _MAGIC = int.from_bytes(b"LLMOSIX1", "little")
 _HEADER = 4
 _ROW = 3
 #: How canonical JSON begins a sample; other spellings are parsed whole.
-_CANONICAL = re.compile(rb'\{"doc_digest":"[0-9a-f]{64}","index":(0|[1-9][0-9]{0,17}),')
+_CANONICAL = re.compile(
+    rb'\{(?:"cluster":"[^"\\]*",)?"doc_digest":"[0-9a-f]{64}","index":(0|[1-9][0-9]{0,17}),'
+)
 
 
 class Place(NamedTuple):

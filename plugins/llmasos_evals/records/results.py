@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llmasos.api import canonical_digest, merkle_root
 from llmasos_evals.records.record import number
 from llmasos_evals.records.samples import read_items
+from llmasos_evals.statistics.clusters import Clusters
 
 if TYPE_CHECKING:
     from llmasos_evals.tasks.library import Selection
@@ -26,6 +27,7 @@ class Tally:
         #: (metric, filter) -> items in order.
         self.columns: dict[tuple[str, str], list[Any]] = {}
         self.documents = 0
+        self._clusters: list[str | None] = []
         self._prompts: list[str] = []
         self._samples: list[str] = []
         self._counts: Counter[str] = Counter()
@@ -36,6 +38,7 @@ class Tally:
     def add(self, sample: Mapping[str, Any]) -> None:
         """Take in the next document."""
         self.documents += 1
+        self._clusters.append(sample.get("cluster"))
         self._prompts.append(sample["prompt_digest"])
         self._samples.append(canonical_digest(sample))
         for key, value in read_items(sample).items():
@@ -51,6 +54,16 @@ class Tally:
                 request["kind"] == "loglikelihood" and response["tokens"] == 0
             )
         self._observed.update(sample["observed"])
+
+    def clusters(self, column: str | None) -> Clusters | None:
+        """The clusters of the documents, None without a column; a document without one stands alone."""
+        if column is None:
+            return None
+        labels = [
+            f"document {place}" if label is None else f"cluster {label}"
+            for place, label in enumerate(self._clusters)
+        ]
+        return Clusters.of(column, labels)
 
     @property
     def prompt_digest(self) -> str:

@@ -19,6 +19,8 @@ class TaskRun:
 
     task: Task
     planned: tuple[PlannedDocument, ...]
+    #: Documents with the same value in this column are not independent.
+    cluster_column: str | None = None
     samples: dict[int, dict[str, Any]] = field(default_factory=dict)
     resumed: int = 0
 

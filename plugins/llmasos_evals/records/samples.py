@@ -19,17 +19,19 @@ def sample_line(
     responses: Sequence[Response],
     items: Mapping[tuple[str, str], Any],
     observed: Mapping[str, int],
+    cluster: str | None = None,
 ) -> dict[str, Any]:
     """Everything about one document, in JSON types. ``responses`` in the order of ``planned.requests``.
 
     A prompt that several requests share is written once. ``ids_digest`` is over the token ids given to the model,
-    ``prompt_digest`` over those of all requests.
+    ``prompt_digest`` over those of all requests. ``cluster`` is there when documents of one are not independent.
     """
     prompts = list(dict.fromkeys(request.context for request in planned.requests))
     ids = [canonical_digest(response.token_ids) for response in responses]
     place = {prompt: number for number, prompt in enumerate(prompts)}
     return {
         "index": planned.index,
+        **({} if cluster is None else {"cluster": cluster}),
         "doc_digest": planned.doc_digest,
         "prompt_digest": canonical_digest(ids),
         "prompts": prompts,

@@ -11,7 +11,7 @@ Methods are named ``STDERR|INTERVAL`` in records, for example ``analytic|wilson`
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,7 +29,7 @@ from llmasos_evals.statistics.bootstrap import (
     picks,
 )
 from llmasos_evals.statistics.clusters import Clusters, clustered_stderr
-from llmasos_evals.statistics.distributions import t_quantile, wilson
+from llmasos_evals.statistics.distributions import normal_quantile, t_quantile, wilson
 from llmasos_evals.statistics.sums import IDENTITY, Ratio, Sums
 
 LEVEL = 0.95
@@ -248,6 +248,12 @@ def _of_replicates(values: NDArray[np.float64], method: str, size: int, value: f
     return Uncertainty(stderr, value - reach, value + reach, f"{method}|t")
 
 
-def clusters_of(column: str | None, labels: Sequence[Hashable]) -> Clusters | None:
-    """The clusters of documents by their label; None without a column."""
-    return None if column is None else Clusters.of(column, labels)
+def of_parts(value: float, stderr: float | None, size: int, *, shares: bool) -> Uncertainty:
+    """The mean of several tasks' values, from its standard error (pooled over them). ``shares``: all are proportions."""
+    if stderr is None or not math.isfinite(value) or not math.isfinite(stderr):
+        return Uncertainty(stderr, None, None, None if stderr is None else "pooled|none")
+    if shares and 0 <= value <= 1:
+        effective = _effective(value, stderr, size) or float(size)
+        return Uncertainty(stderr, *wilson(value * effective, effective), "pooled|wilson")
+    reach = normal_quantile(0.5 + LEVEL / 2) * stderr
+    return Uncertainty(stderr, value - reach, value + reach, "pooled|normal")

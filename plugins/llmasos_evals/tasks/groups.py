@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmasos_evals.statistics.aggregations import pooled_stderr, total, unweighted_stderr
+from llmasos_evals.statistics.intervals import of_parts
 from llmasos_evals.tasks.task import Score, Task
 
 
@@ -82,6 +83,9 @@ def _mean_score(rule: MeanRule, filter_name: str, parts: Sequence[tuple[Score, i
     stderr = None
     if len(stderrs) == len(parts) and (not rule.weight_by_size or sum(sizes) > len(sizes)):
         stderr = pooled_stderr(stderrs, sizes) if rule.weight_by_size else unweighted_stderr(stderrs)
+    shares = all((score.stderr_method or "").endswith("|wilson") for score, _ in parts)
+    found = of_parts(value, stderr, sum(sizes), shares=shares)
+    units, ranges = {score.unit for score, _ in parts}, {score.range for score, _ in parts}
     signatures = {score.signature for score, _ in parts}
     inner = signatures.pop() if len(signatures) == 1 else "mixed"
     return Score(
@@ -89,6 +93,11 @@ def _mean_score(rule: MeanRule, filter_name: str, parts: Sequence[tuple[Score, i
         filter=filter_name,
         value=value,
         stderr=stderr,
+        ci_low=found.low,
+        ci_high=found.high,
+        stderr_method=found.method,
+        unit=units.pop() if len(units) == 1 else "",
+        range=ranges.pop() if len(ranges) == 1 else (None, None),
         n=sum(sizes),
         higher_is_better=all(score.higher_is_better for score, _ in parts),
         signature=f"mean|weight:{'size' if rule.weight_by_size else 'none'}|of:{inner}",

@@ -15,6 +15,8 @@ from llmasos.api import ChoiceOutcome, EvaluationError, HubAPI, InputError, Outc
 from llmasos_evals.digests import digest, plain
 from llmasos_evals.metrics.likelihood import ties
 from llmasos_evals.metrics.measures import FunctionMetric, Measure, TaskMetric, bind
+from llmasos_evals.statistics.clusters import Clusters
+from llmasos_evals.statistics.intervals import interval
 from llmasos_evals.tasks.config import TaskConfig, digest_input
 from llmasos_evals.tasks.documents import Documents
 from llmasos_evals.tasks.fewshot import Draw, HarnessDraw, NativeDraw, no_draw
@@ -104,6 +106,23 @@ class Task:
         """Where the documents come from: kind, name, config, revision, split, fewshot_split."""
         return self._documents.origin
 
+    def cluster_column(self, asked: str | None = None) -> str | None:
+        """The column whose equal values make documents a cluster: as asked for, else as the task's metadata say."""
+        named = asked or self.config.metadata.get("cluster")
+        return None if named is None else str(named)
+
+    def cluster(self, planned: PlannedDocument, column: str | None) -> str | None:
+        """The cluster of a document. Raises InputError when it has no such column."""
+        if column is None:
+            return None
+        if column not in planned.doc:
+            raise InputError(
+                f"task {self.name}: document {planned.index} has no column {column} to cluster by",
+                hint=f"it has {', '.join(planned.doc)}",
+            )
+        value = planned.doc[column]
+        return value if isinstance(value, str) else digest(plain(value))
+
     def shots(self, num_fewshot: int | None, compat: str = "native") -> int:
         """Few-shot examples a prompt will get. The harness lets nobody override a 0 in the task file; we do."""
         if num_fewshot is None or (compat == "lm-eval" and self.config.num_fewshot == 0):
@@ -176,20 +195,36 @@ class Task:
                 out[name, pipeline.name] = plain(value)
         return out
 
-    def aggregate(self, items: Mapping[tuple[str, str], Sequence[Any]], *, bootstrap: int) -> list[Score]:
-        """Scores from the items of all documents, in the order of ``items``. ``bootstrap`` 0 leaves out standard errors."""
+    def aggregate(
+        self,
+        items: Mapping[tuple[str, str], Sequence[Any]],
+        *,
+        bootstrap: int,
+        compat: str = "native",
+        clusters: Clusters | None = None,
+    ) -> list[Score]:
+        """Scores from the items of all documents, in the order of ``items``. ``bootstrap`` 0 leaves out standard errors.
+
+        With ``compat`` "lm-eval" standard errors are that harness's; ``clusters`` are those of the documents.
+        """
         scores = []
         for (name, pipeline), values in items.items():
             measure = self._measure(name)
+            # A metric may leave out documents; what is left cannot be matched with clusters.
+            whole = clusters if clusters is not None and len(clusters.codes) == len(values) else None
+            found = interval(measure, values, bootstrap=bootstrap, compat=compat, clusters=whole)
             scores.append(
                 Score(
                     metric=name,
                     filter=pipeline,
                     value=measure.aggregate(values),
-                    stderr=measure.stderr(values, bootstrap),
+                    stderr=found.stderr,
                     n=len(values),
                     higher_is_better=measure.higher_is_better,
                     signature=measure.signature,
+                    ci_low=found.low,
+                    ci_high=found.high,
+                    stderr_method=found.method,
                     unit=measure.unit,
                     range=measure.range,
                 )

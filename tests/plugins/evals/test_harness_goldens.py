@@ -69,12 +69,12 @@ def test_equal_prompts_and_scores(name: str, variant: str, tmp_path: Path) -> No
     assert digest == golden["sha256"]
 
     read_back = {key: json.loads(json.dumps(values)) for key, values in items.items()}
-    scores = task.aggregate(read_back, bootstrap=GOLDENS["bootstrap"])
+    scores = task.aggregate(read_back, bootstrap=GOLDENS["bootstrap"], compat="lm-eval")
     made = {
         f"{score.metric},{score.filter}": {"value": score.value, "stderr": score.stderr} for score in scores
     }
     assert made == golden["scores"]
-    assert task.aggregate(items, bootstrap=GOLDENS["bootstrap"]) == scores
+    assert task.aggregate(items, bootstrap=GOLDENS["bootstrap"], compat="lm-eval") == scores
 
 
 def test_goldens_cover_every_case() -> None:
