@@ -131,8 +131,12 @@ class Hub(KernelHub):
             progress=progress,
         )
 
-    def provenance(self) -> dict[str, Any]:
-        """For a record: ``environment`` (machine, libraries) and ``plugins`` used so far, with their code digests."""
+    def provenance(self, plugins: Sequence[str] | None = None) -> dict[str, Any]:
+        """For a record: ``environment`` (machine, libraries) and ``plugins`` with their code digests.
+
+        Those used so far, or those of the ids named, as far as they are installed.
+        """
         from llmasos.provenance import environment, plugin_lock
 
-        return {"environment": environment(), "plugins": plugin_lock(self.plugins_used())}
+        used = self.plugins_used() if plugins is None else self.plugins_here(plugins)
+        return {"environment": environment(), "plugins": plugin_lock(used)}

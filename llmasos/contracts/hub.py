@@ -119,5 +119,6 @@ class HubAPI(Protocol):
         folder. Raises UsageError, what a worker raises, and RunError for a shard whose workers die again and again.
         """
 
-    def provenance(self) -> Mapping[str, Any]:
-        """For a record: ``environment`` (machine, libraries) and ``plugins`` used so far, with their code digests."""
+    def provenance(self, plugins: Sequence[str] | None = None) -> Mapping[str, Any]:
+        """For a record: ``environment`` (machine, libraries) and ``plugins`` with their code digests: those used so far, or
+        those of the ids named, as far as they are installed."""

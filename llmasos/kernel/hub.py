@@ -260,6 +260,11 @@ class KernelHub:
         """Plugins imported so far by this Hub, sorted by id."""
         return [plugin_info(loaded.record) for loaded in self._loader.loaded()]
 
+    def plugins_here(self, ids: Iterable[str]) -> Sequence[PluginInfo]:
+        """Of these plugins, those that are installed and enabled, sorted by id. Imports nothing."""
+        wanted = set(ids)
+        return [plugin_info(record) for record in self.inventory.enabled() if record.id in wanted]
+
     def plugin_settings(self, plugin_id: str) -> Mapping[str, Any]:
         """Values of the settings that a plugin's manifest declares: environment > config.toml > default.
 

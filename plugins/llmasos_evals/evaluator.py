@@ -170,6 +170,8 @@ def plan_tasks(selection: Selection, request: EvalRequest, progress: Progress) -
             if wanted is None or document.index in wanted:
                 planned.append(document)
             progress.advance()
+        if wanted is not None and not wanted:
+            continue
         if not planned:
             raise EvaluationError(f"task {task.name} has no documents", hint="check its data file and split")
         column = task.cluster_column(request.cluster_column)
