@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-#: Metrics that are a function of sums of log-probabilities: equal to this relative difference. All others are equal.
+#: Metrics that are a function of sums of log-probabilities: with real weights equal to this relative difference.
 PERPLEXITIES = frozenset({"perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"})
-RELATIVE = 1e-3
-#: Largest difference of a log-likelihood in nats for each scored token, both sides computing in float32.
-NATS_PER_TOKEN = 1e-4
+RELATIVE = 1e-4
+#: Largest difference of a request's log-likelihood in nats, both sides computing in float32; of a rolling one, whose
+#: thousands of tokens add up, the same for each window of this many tokens.
+NATS = 1e-4
+WINDOW = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A score: theirs and ours."""
+
+    metric: str
+    theirs: float
+    ours: float
+    their_stderr: float | None
+    our_stderr: float | None
 
 
 @dataclass
@@ -21,8 +34,11 @@ class Comparison:
     """What was compared and everything that was not as it must be."""
 
     task: str
-    documents: int
-    rows: list[tuple[str, float, float]] = field(default_factory=list)
+    documents: int = 0
+    prompts: int = 0
+    ids: int = 0
+    requests: int = 0
+    rows: list[Row] = field(default_factory=list)
     largest_nats: float = 0.0
     problems: list[str] = field(default_factory=list)
 
@@ -32,100 +48,119 @@ class Comparison:
             self.problems.append(problem)
 
 
-def read_samples(folder: Path, task: str) -> list[dict[str, Any]]:
-    """Our samples of a task in document order."""
-    lines = (folder / f"samples_{task}.jsonl").read_text(encoding="utf-8").splitlines()
-    return sorted((json.loads(line) for line in lines), key=lambda sample: sample["index"])
+def digest(value: Any) -> str:
+    """sha256 over JSON without spaces, as the lm-eval side makes it."""
+    return hashlib.sha256(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
 
 
-def golden_task(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of lm-eval's report that the golden file keeps: digests instead of texts."""
-    documents = []
-    for document in report["documents"]:
-        entry: dict[str, Any] = {"ids": [digest[:16] for digest in document["ids_sha256"]]}
-        answers = [answers[0] for answers in document["responses"]]
-        if isinstance(answers[0], str):
-            entry["text"] = [_text_digest(text) for text in answers]
-        elif isinstance(answers[0], list):
-            entry["logprob"] = [round(logprob, 6) for logprob, _ in answers]
-            entry["greedy"] = [int(greedy) for _, greedy in answers]
-        else:
-            entry["logprob"] = [round(logprob, 6) for logprob in answers]
-        entry["metrics"] = document["metrics"]
-        documents.append(entry)
-    return {"results": report["results"], "stderr": report["stderr"], "documents": documents}
-
-
-def _text_digest(text: str) -> str:
-    import hashlib
-
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def asked(sample: Mapping[str, Any]) -> list[list[str]]:
+    """The texts of each request of one of our samples, as lm-eval has them in ``arguments``."""
+    out = []
+    for request in sample["requests"]:
+        context = sample["prompts"][request["prompt"]]
+        out.append([context, request["continuation"]] if request["kind"] == "loglikelihood" else [context])
+    return out
 
 
 def compare(
     task: str,
-    golden: Mapping[str, Any],
-    samples: Sequence[Mapping[str, Any]],
+    theirs: Mapping[str, Any],
+    samples: Iterable[Mapping[str, Any]],
     scores: Sequence[Mapping[str, Any]],
+    *,
+    exact: bool,
 ) -> Comparison:
-    """Compare our first documents with the golden ones; the metric values only when all documents were run."""
-    result = Comparison(task, len(samples))
-    result.require(0 < len(samples) <= len(golden["documents"]), f"{len(samples)} documents")
-    for sample, document in zip(samples, golden["documents"], strict=False):
-        _compare_document(result, sample, document)
-    if len(samples) == len(golden["documents"]):
-        ours = {f"{score['metric']},{score['filter']}": score for score in scores}
-        result.require(
-            ours.keys() == golden["results"].keys(), f"metrics {sorted(ours)} and {sorted(golden['results'])}"
-        )
-        for name in sorted(ours.keys() & golden["results"].keys()):
-            _compare_score(result, name, ours[name], golden)
+    """Compare our first documents with theirs; scores only when all of theirs were run.
+
+    ``exact``: answers came from the pseudo-model, so everything must be equal to the last bit.
+    """
+    result = Comparison(task)
+    documents = theirs["documents"]
+    for sample in samples:
+        if result.documents == len(documents):
+            result.problems.append(f"more documents than the {len(documents)} of lm-eval")
+            break
+        _compare_document(result, sample, documents[result.documents], exact)
+        result.documents += 1
+    result.require(result.documents > 0, "no documents")
+    if result.documents == len(documents):
+        compare_scores(result, theirs, scores, exact=exact)
     return result
 
 
-def _compare_document(result: Comparison, sample: Mapping[str, Any], document: Mapping[str, Any]) -> None:
+def _compare_document(
+    result: Comparison, sample: Mapping[str, Any], document: Mapping[str, Any], exact: bool
+) -> None:
     where = f"document {sample['index']}"
     responses = sample["responses"]
-    if len(responses) != len(document["ids"]):
-        result.problems.append(f"{where}: {len(responses)} requests, lm-eval makes {len(document['ids'])}")
+    prompts_equal = digest(asked(sample)).startswith(document["prompts"])
+    result.require(prompts_equal, f"{where}: other prompts")
+    result.prompts += prompts_equal
+    ids = [response["ids_digest"] for response in responses]
+    ids_equal = len(ids) == len(document["ids"]) and all(map(str.startswith, ids, document["ids"]))
+    result.require(ids_equal, f"{where}: other token ids")
+    result.ids += ids_equal
+    if len(responses) != len(document["responses"]):
+        result.problems.append(
+            f"{where}: {len(responses)} requests, lm-eval makes {len(document['responses'])}"
+        )
         return
-    for number, response in enumerate(responses):
-        at = f"{where}, request {number}"
-        result.require(response["ids_digest"].startswith(document["ids"][number]), f"{at}: other token ids")
-        if "text" in document:
-            result.require(_text_digest(response["text"]) == document["text"][number], f"{at}: other text")
-            continue
-        difference = abs(response["logprob"] - document["logprob"][number])
-        result.largest_nats = max(result.largest_nats, difference)
-        result.require(
-            difference <= NATS_PER_TOKEN * max(1, response["tokens"]),
-            f"{at}: differs by {difference:.2e} nats",
-        )
-        if "greedy" in document:
-            result.require(response["is_greedy"] == bool(document["greedy"][number]), f"{at}: greedy flag")
+    result.requests += len(responses)
+    for number, (response, answer) in enumerate(zip(responses, document["responses"], strict=True)):
+        _compare_response(result, f"{where}, request {number}", response, answer, exact)
     items = {f"{metric},{filter_name}": value for metric, filter_name, value in sample["items"]}
-    result.require(
-        items.keys() == document["metrics"].keys(),
-        f"{where}: items {sorted(items)} and {sorted(document['metrics'])}",
-    )
-    for name, value in items.items():
-        if name.split(",")[0] not in PERPLEXITIES:
-            result.require(value == document["metrics"].get(name), f"{where}: {name} is {value}")
+    known = document["metrics"]
+    result.require(items.keys() == known.keys(), f"{where}: items {sorted(items)} and {sorted(known)}")
+    for name in items.keys() & known.keys():
+        if exact or name.split(",")[0] not in PERPLEXITIES:
+            result.require(items[name] == known[name], f"{where}: {name} is {items[name]}")
 
 
-def _compare_score(result: Comparison, name: str, ours: Mapping[str, Any], golden: Mapping[str, Any]) -> None:
-    theirs = golden["results"][name]
-    result.rows.append((name, theirs, ours["value"]))
-    if name.split(",")[0] in PERPLEXITIES:
-        result.require(
-            math.isclose(ours["value"], theirs, rel_tol=RELATIVE), f"{name}: {ours['value']} and {theirs}"
-        )
-    else:
-        result.require(ours["value"] == theirs, f"{name}: {ours['value']} and {theirs}")
-    metric, filter_name = name.split(",")
-    stderr = golden["stderr"].get(f"{metric}_stderr,{filter_name}")
-    if isinstance(stderr, float):
-        result.require(
-            ours["stderr"] is not None and math.isclose(ours["stderr"], stderr, rel_tol=RELATIVE),
-            f"stderr of {name}: {ours['stderr']} and {stderr}",
-        )
+def _compare_response(
+    result: Comparison, at: str, response: Mapping[str, Any], answer: Any, exact: bool
+) -> None:
+    if isinstance(answer, str):
+        result.require(text_matches(response["text"], answer), f"{at}: other text")
+        return
+    rolling = not isinstance(answer, list)
+    nats, greedy = (answer, None) if rolling else answer
+    difference = abs(response["logprob"] - nats)
+    result.largest_nats = max(result.largest_nats, difference)
+    allowed = NATS * max(1, response["tokens"] / WINDOW) if rolling else NATS
+    result.require(difference <= (0 if exact else allowed), f"{at}: differs by {difference:.2e} nats")
+    if greedy is not None:
+        result.require(response["is_greedy"] == bool(greedy), f"{at}: greedy flag")
+
+
+def text_matches(text: str, answer: str) -> bool:
+    """Whether a text is the one lm-eval wrote; golden files keep ``sha256:`` and a digest's beginning."""
+    if answer.startswith("sha256:"):
+        return hashlib.sha256(text.encode()).hexdigest().startswith(answer.removeprefix("sha256:"))
+    return text == answer
+
+
+def compare_scores(
+    result: Comparison, theirs: Mapping[str, Any], scores: Sequence[Mapping[str, Any]], *, exact: bool
+) -> None:
+    """Compare values and standard errors, of a task or of a group."""
+    ours = {f"{score['metric']},{score['filter']}": score for score in scores}
+    known = theirs["results"]
+    result.require(ours.keys() == known.keys(), f"metrics {sorted(ours)} and {sorted(known)}")
+    for name in sorted(ours.keys() & known.keys()):
+        row = Row(name, known[name], ours[name]["value"], theirs["stderr"][name], ours[name]["stderr"])
+        result.rows.append(row)
+        # With real weights a perplexity, and what is bootstrapped from it, is as exact as the log-likelihoods are.
+        close = not exact and name.split(",")[0] in PERPLEXITIES
+        result.require(_equal(row.ours, row.theirs, close), f"{name}: {row.ours} and {row.theirs}")
+        # What lm-eval gives no standard error for is ours to give.
+        if row.their_stderr is not None:
+            result.require(
+                _equal(row.our_stderr, row.their_stderr, close),
+                f"stderr of {name}: {row.our_stderr} and {row.their_stderr}",
+            )
+
+
+def _equal(ours: Any, theirs: float, close: bool) -> bool:
+    if not isinstance(ours, float | int):
+        return False
+    return math.isclose(ours, theirs, rel_tol=RELATIVE) if close else ours == theirs

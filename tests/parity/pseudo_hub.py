@@ -1,0 +1,106 @@
+"""Our side of a run without weights: a causal model whose scores are those of ``pseudo_answers.py``, and a Hub that loads it.
+
+It stands below everything that is ours: task files, prompts, encoding, plan, engine, store, metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pseudo_answers
+import torch
+
+import llmasos
+from llmasos.api import (
+    Generation,
+    GenerationChunk,
+    LoadedModel,
+    PackedBatch,
+    ResolvedModel,
+    SamplingParams,
+)
+
+
+class PseudoModel:
+    """A CausalLM without weights. The hidden state of a position, one int64, is the sum of what the tokens it sees add."""
+
+    device = "cpu"
+    dtype = "float32"
+
+    def __init__(self, vocab_size: int, max_length: int) -> None:
+        self.vocab_size, self.max_length = vocab_size, max_length
+        self.config: dict[str, Any] = {}
+
+    def hidden(self, batch: PackedBatch, cache: object = None) -> torch.Tensor:
+        with np.errstate(over="ignore"):
+            added = pseudo_answers.contributions(batch.tokens.numpy(), batch.positions.numpy())
+            states = np.concatenate(
+                [
+                    np.cumsum(added[start:end])
+                    for start, end in zip(batch.starts, batch.starts[1:], strict=False)
+                ]
+            )
+        return torch.from_numpy(states.view(np.int64))[:, None]
+
+    def token_logprobs(
+        self, hidden: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        states = (hidden if rows is None else hidden[rows])[:, 0].numpy().view(np.uint64)
+        with np.errstate(over="ignore"):
+            nats, greedy = pseudo_answers.nats_and_greedy(states, targets.numpy())
+        best = torch.where(torch.from_numpy(greedy), targets, (targets + 1) % self.vocab_size)
+        return torch.from_numpy(nats.astype(np.float32)), best
+
+    def num_parameters(self) -> int:
+        return 0
+
+
+class PseudoHub(llmasos.Hub):
+    """A Hub that loads the tokenizer of a model and, in place of its weights, a pseudo-model."""
+
+    def __init__(self, cache_dir: Path, max_length: int) -> None:
+        super().__init__(cache_dir=cache_dir, config_dir=cache_dir, offline=True)
+        self.max_length = max_length
+
+    def load_model(self, ref: str, **settings: Any) -> LoadedModel:
+        tokenizer = self.load_tokenizer(ref)
+        facts = {
+            "ref": ref,
+            "source": "pseudo",
+            "revision": None,
+            "license": None,
+            "provenance": {},
+            "format": "none",
+            "loader": "parity/none",
+            "architecture": "parity/pseudo",
+            "parameters": 0,
+            "files": {"pseudo_answers.py": "0" * 64},
+            "tokenizer": {
+                "format": "parity/real",
+                "digest": tokenizer.digest(),
+                "adds_bos": tokenizer.adds_bos,
+            },
+            "backend": "parity/numpy",
+            "device": "cpu",
+            "dtype": "float32",
+            "ops": {},
+            "ops_refused": {},
+        }
+        model = PseudoModel(tokenizer.vocab_size, self.max_length)
+        return LoadedModel(ResolvedModel(ref, Path(ref), "pseudo"), model, tokenizer, facts)
+
+    def generate(
+        self,
+        loaded: LoadedModel,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        **settings: Any,
+    ) -> Iterator[GenerationChunk]:
+        for index, prompt in enumerate(prompts):
+            tokens = loaded.tokenizer.encode(pseudo_answers.completion(prompt))[: params.max_new_tokens]
+            text = loaded.tokenizer.decode(tokens, skip_special_tokens=True)
+            done = Generation(text, tuple(tokens), "length", len(prompt))
+            yield GenerationChunk(index, text, done=done)
