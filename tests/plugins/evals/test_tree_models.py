@@ -24,7 +24,7 @@ def loaded(request, tmp_path_factory):
     hub = llmasos.Hub(cache_dir=folder / "cache", config_dir=folder / "cache", offline=True)
     model = hub.load_model(str(folder)).model
     for parameter in model.parameters():  # fresh weights are so small that every answer would be the same
-        parameter.data.mul_(6.0)
+        parameter.data.mul_(3.0)
     return model
 
 
@@ -75,7 +75,7 @@ def test_answers_are_those_of_whole_sequences(loaded, budget):
     found = scores(loaded, units, PlanSettings(budget=budget, shard_tokens=300))
     assert found.keys() == expected.keys()
     for row, (logprob, greedy) in expected.items():
-        assert found[row][0] == pytest.approx(logprob, abs=1e-4, rel=1e-6)  # sums of up to 64 terms
+        assert found[row][0] == pytest.approx(logprob, abs=1e-4)
         assert found[row][1] is greedy
     # Greedy answers are rare among random ones: make sure that the flag is not simply always false.
     assert {greedy for _, greedy in best_answers(loaded).values()} == {True, False}
