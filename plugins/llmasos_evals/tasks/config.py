@@ -42,10 +42,10 @@ class MetricSpec:
 
 @dataclass(frozen=True, slots=True)
 class FilterSpec:
-    """One pipeline of ``filter_list``: steps of (function, options)."""
+    """One pipeline of ``filter_list``: steps of (name or filter class, options)."""
 
     name: str
-    steps: tuple[tuple[str, Mapping[str, Any]], ...]
+    steps: tuple[tuple[Any, Mapping[str, Any]], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,8 @@ class TaskConfig:
     dataset_path: str | None = None
     dataset_name: str | None = None
     dataset_kwargs: Mapping[str, Any] | None = None
+    #: A function that gives the splits, called with metadata and dataset_kwargs.
+    custom_dataset: Any = None
     training_split: str | None = None
     validation_split: str | None = None
     test_split: str | None = None
@@ -96,6 +98,8 @@ class TaskConfig:
     should_decontaminate: bool = False
     doc_to_decontamination_query: Any = None
     gen_prefix: str | None = None
+    #: The metrics run what the model writes.
+    unsafe_code: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
     #: The file, for messages.
     source: Path = Path()

@@ -2,16 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from llmasos.api import InputError
-from llmasos_evals.datasets.local import Rows, open_data
+from llmasos_evals.datasets.local import open_data
+from llmasos_evals.datasets.rows import Rows
 from llmasos_evals.digests import digest_rows
 from llmasos_evals.tasks.config import TaskConfig
 from llmasos_evals.tasks.functions import repeatable_randomness
 from llmasos_evals.tasks.rules import TaskRules
+
+
+class MadeData:
+    """Splits that a function of the task's own makes (``custom_dataset``); it is called when rows are first asked for.
+
+    The function gets the task's metadata, the path of the task file as ``config_source``, and ``dataset_kwargs``.
+    """
+
+    def __init__(self, config: TaskConfig, function: Callable[..., Any]) -> None:
+        self.config = config
+        self.function = function
+
+    @property
+    def origin(self) -> Mapping[str, str | None]:
+        return {"kind": "function", "name": self.config.dataset_path, "config": self.config.dataset_name}
+
+    @cached_property
+    def splits(self) -> Mapping[str, Rows]:
+        """All splits. Raises InputError when the function gives none."""
+        given = {**self.config.metadata, "config_source": str(self.config.source)}
+        with repeatable_randomness():
+            made = self.function(**{**given, **(self.config.dataset_kwargs or {})})
+        if not isinstance(made, Mapping):
+            raise InputError(
+                f"{self.config.source}: `custom_dataset` must give splits by name, not {type(made).__name__}"
+            )
+        return {str(name): as_rows(rows) for name, rows in made.items()}
+
+    def has(self, split: str | None) -> bool:
+        return split in self.splits
+
+    def split(self, name: str) -> Rows:
+        """The rows of a split. Raises InputError when the function makes none of that name."""
+        if name not in self.splits:
+            raise InputError(
+                f"task {self.config.task} reads split {name!r}, which its `custom_dataset` does not make "
+                f"(it makes: {', '.join(sorted(self.splits)) or 'none'})"
+            )
+        return self.splits[name]
+
+
+def as_rows(made: Any) -> Rows:
+    """What task code returned as rows."""
+    return made if isinstance(made, Rows) else Rows(made)
 
 
 class Documents:
@@ -20,7 +65,11 @@ class Documents:
     def __init__(self, config: TaskConfig, rules: TaskRules) -> None:
         self.config = config
         self.rules = rules
-        self._data = open_data(config.task, config.dataset_path, config.dataset_kwargs, config.source)
+        self._data: Any = (
+            open_data(config.task, config.dataset_path, config.dataset_kwargs, config.source)
+            if rules.custom_dataset is None
+            else MadeData(config, rules.custom_dataset)
+        )
         self._processed: dict[tuple[str, bool], Rows] = {}
 
     @cached_property
@@ -43,6 +92,20 @@ class Documents:
         if not len(rows):
             raise InputError(f"task {self.config.task}: the few-shot pool is empty")
         return rows
+
+    @property
+    def pool_is_scored(self) -> bool:
+        """Whether the pool holds the very rows that are scored, so that equal numbers are equal rows."""
+        split, samples = self._pool_source()
+        return (
+            samples is None
+            and split == self.config.eval_split
+            and (self.config.fewshot.split is None or self._same_process)
+        )
+
+    @property
+    def _same_process(self) -> bool:
+        return self.config.fewshot.process_docs == self.config.process_docs
 
     @cached_property
     def digest(self) -> str:
@@ -81,6 +144,7 @@ class Documents:
 
     def _split(self, name: str, *, examples: bool) -> Rows:
         """A split after ``process_docs``, of which few-shot examples may have another one."""
+        examples = examples and not self._same_process
         key = (name, examples)
         if key not in self._processed:
             rows = self._data.split(name)
@@ -88,6 +152,6 @@ class Documents:
             if process is not None:
                 with repeatable_randomness():
                     made = process(rows)
-                rows = made if isinstance(made, Rows) else Rows(made)
+                rows = as_rows(made)
             self._processed[key] = rows
         return self._processed[key]

@@ -1,7 +1,7 @@
 """Choosing the solved examples before each question.
 
 Natively a draw is a function of seed, task and document, so it does not change with ``--limit``, order, resume point or
-the number of workers, and the document itself is never drawn. ``lm-eval`` reproduces that harness's stream (version
+the number of workers, and neither the document itself nor a row equal to it is ever drawn. ``lm-eval`` reproduces that harness's stream (version
 0.4.13, one process): one generator a task, consumed document by document.
 """
 
@@ -19,13 +19,16 @@ Doc = Mapping[str, Any]
 
 
 class Draw(Protocol):
-    """Positions in the pool of the examples for one document. Called once a document, in document order."""
+    """Positions in the pool of the examples for document ``index``. Called once a document, in document order."""
 
-    def __call__(self, doc: Doc, doc_digest: str) -> Sequence[int]: ...
+    def __call__(self, index: int, doc: Doc, doc_digest: str) -> Sequence[int]: ...
 
 
 class NativeDraw:
-    """Draws that depend on seed, task name and the document's content only."""
+    """Draws that depend on seed, task name and the document only.
+
+    ``same_rows``: the pool is the scored split itself, so row ``index`` is the document.
+    """
 
     def __init__(
         self,
@@ -36,27 +39,40 @@ class NativeDraw:
         *,
         first: bool = False,
         indices: Sequence[int] | None = None,
+        same_rows: bool = False,
     ) -> None:
         self.task, self.shots, self.seed, self.first = task, shots, seed, first
         for index in indices or ():
             if not -len(pool) <= index < len(pool):
                 raise InputError(f"task {task}: fewshot_indices names row {index}, the pool has {len(pool)}")
         self.positions = [index % len(pool) for index in indices] if indices else list(range(len(pool)))
-        self._equal: dict[str, list[int]] = {}
+        self._equal: dict[str, set[int]] = {}
+        self._places: dict[int, set[int]] = {}
         for place, position in enumerate(self.positions):
-            self._equal.setdefault(digest(pool[position]), []).append(place)
+            self._equal.setdefault(digest(pool[position]), set()).add(place)
+            if same_rows:
+                self._places.setdefault(position, set()).add(place)
 
-    def __call__(self, doc: Doc, doc_digest: str) -> Sequence[int]:
-        positions = self.positions
-        if doc_digest in self._equal:
-            own = set(self._equal[doc_digest])
-            positions = [position for place, position in enumerate(positions) if place not in own]
-        if len(positions) < self.shots:
-            raise _too_few(self.task, self.shots, len(positions))
+    def __call__(self, index: int, doc: Doc, doc_digest: str) -> Sequence[int]:
+        own = sorted(self._equal.get(doc_digest, set()) | self._places.get(index, set()))
+        left = len(self.positions) - len(own)
+        if left < self.shots:
+            raise _too_few(self.task, self.shots, left)
         if self.first:
-            return positions[: self.shots]
-        key = hashlib.sha256(f"{self.seed}\0{self.task}\0{doc_digest}".encode()).digest()
-        return random.Random(int.from_bytes(key[:16], "big")).sample(positions, self.shots)
+            drawn = list(range(self.shots))
+        else:
+            key = hashlib.sha256(f"{self.seed}\0{self.task}\0{doc_digest}".encode()).digest()
+            drawn = random.Random(int.from_bytes(key[:16], "big")).sample(range(left), self.shots)
+        return [self.positions[_past(place, own)] for place in drawn]
+
+
+def _past(place: int, left_out: Sequence[int]) -> int:
+    """The ``place``-th of the places that are not left out (sorted)."""
+    for other in left_out:
+        if other > place:
+            break
+        place += 1
+    return place
 
 
 class HarnessDraw:
@@ -72,7 +88,7 @@ class HarnessDraw:
         self.task, self.pool, self.shots, self.first, self.leave_out = task, pool, shots, first, leave_out
         self.random = random.Random(seed)
 
-    def __call__(self, doc: Doc, doc_digest: str) -> Sequence[int]:
+    def __call__(self, index: int, doc: Doc, doc_digest: str) -> Sequence[int]:
         pool, shots = self.pool, self.shots
         if self.first:
             positions = [i for i in range(len(pool)) if not (self.leave_out and pool[i] == doc)]
@@ -102,6 +118,6 @@ def _too_few(task: str, wanted: int, there: int) -> InputError:
     )
 
 
-def no_draw(doc: Doc, doc_digest: str) -> Sequence[int]:
+def no_draw(index: int, doc: Doc, doc_digest: str) -> Sequence[int]:
     """Zero-shot."""
     return ()

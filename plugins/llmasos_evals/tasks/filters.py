@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from llmasos.api import EvaluationError, InputError
+from llmasos.api import EvaluationError, InputError, LlmasosError
 from llmasos_evals.tasks.config import FilterSpec
 
 Doc = Mapping[str, Any]
@@ -24,11 +24,11 @@ Doc = Mapping[str, Any]
 Step = Callable[[Any, Doc], Any]
 
 INVALID = "[invalid]"
+#: Where a pattern is left out: a number after four number signs, as in GSM8K.
+NUMBER_PATTERN = r"#### (\-?[0-9\.\,]+)"
 
 
-def regex(
-    regex_pattern: str = r"#### (\-?[0-9\.\,]+)", group_select: int = 0, fallback: str = INVALID
-) -> Step:
+def regex(regex_pattern: str = NUMBER_PATTERN, group_select: int = 0, fallback: str = INVALID) -> Step:
     """The ``group_select``-th match of the pattern, stripped; ``fallback`` when nothing matches."""
     pattern = re.compile(regex_pattern)
 
@@ -45,7 +45,7 @@ def regex(
 
 
 def multi_choice_regex(
-    regex_pattern: str = r"#### (\-?[0-9\.\,]+)",
+    regex_pattern: str = NUMBER_PATTERN,
     group_select: int = 0,
     fallback: str = INVALID,
     ignore_case: bool = False,
@@ -146,6 +146,69 @@ def custom(filter_fn: Callable[[Any, Any], Any]) -> Step:
     return lambda answers, doc: next(iter(filter_fn([answers], [doc])))
 
 
+#: What models call the kinds of names, and the tags they stand for.
+_ENTITY_TAGS = {
+    "person": "PER",
+    "location": "LOC",
+    "organization": "ORG",
+    "counties": "LOC",
+    "places": "LOC",
+    "people": "PER",
+    "persons": "PER",
+    "company": "ORG",
+    "country": "LOC",
+    "continent": "LOC",
+    "time": "DATE",
+    "date": "DATE",
+    "per": "PER",
+    "loc": "LOC",
+    "org": "ORG",
+}
+_ENTITIES = re.compile(r"\b(PER|LOC|ORG|DATE):\s*([^$]+)")
+_TAGGED_WORD = re.compile(r"\('[^']*', '([^']*)'\)")
+
+
+def format_span() -> Step:
+    """Named entities as ``per: a name $ loc: a place``, from lines or ``$$`` groups of ``kind: name, name``.
+
+    Entities called ``none`` are left out.
+    """
+
+    def one(answer: str) -> str:
+        text = answer.lower()
+        for kind, tag in _ENTITY_TAGS.items():
+            text = re.sub(rf"\b{re.escape(kind)}\s*:", f"{tag}:", text)
+        text = text.replace("$$", "$").rstrip("$").replace("\n", "$").strip()
+        found = (
+            (tag.lower(), name.strip()) for tag, names in _ENTITIES.findall(text) for name in names.split(",")
+        )
+        return " $ ".join(f"{tag}: {name}" for tag, name in found if name.lower() != "none")
+
+    return lambda answers, doc: [one(answer) for answer in answers]
+
+
+def regex_pos(
+    regex_pattern: str = r"\['(.*?)'\]", group_select: int = 0, fallback: Sequence[str] | None = None
+) -> Step:
+    """The tags of ``('word', 'TAG')`` pairs in an answer; ``fallback``, or ``["invalid"]``, when there are none.
+
+    The options exist because task files give them; lm-evaluation-harness takes no notice of them either.
+    """
+    re.compile(regex_pattern)
+    otherwise = ["invalid"] if fallback is None else fallback
+
+    def one(answer: Any) -> Any:
+        tags = _TAGGED_WORD.findall(answer) if isinstance(answer, str) else [tag for _, tag in answer]
+        return tags or otherwise
+
+    return lambda answers, doc: [one(answer) for answer in answers]
+
+
+def from_class(made: Any) -> Step:
+    """A filter object of the task's own: ``apply`` gets lists of answers and documents, here always of one."""
+    return lambda answers, doc: next(iter(made.apply([answers], [doc])))
+
+
 #: Step names in task files.
 STEPS: dict[str, Callable[..., Step]] = {
     "regex": regex,
@@ -158,6 +221,8 @@ STEPS: dict[str, Callable[..., Step]] = {
     "remove_whitespace": remove_whitespace,
     "map": mapped,
     "custom": custom,
+    "format_span": format_span,
+    "regex_pos": regex_pos,
 }
 
 
@@ -175,19 +240,40 @@ class Pipeline:
         return value
 
 
-def build_pipeline(spec: FilterSpec, source: Path) -> Pipeline:
-    """The pipeline of one ``filter_list`` entry. Raises InputError for unknown steps, options or patterns."""
-    steps = []
-    for name, options in spec.steps:
-        if name not in STEPS:
-            near = difflib.get_close_matches(name, sorted(STEPS), n=1)
-            guess = f", did you mean `{near[0]}`?" if near else f"; known: {', '.join(sorted(STEPS))}"
-            raise InputError(f"{source}: filter {spec.name!r}: no step {name!r}{guess}")
-        try:
-            steps.append(STEPS[name](**options))
-        except (TypeError, re.error) as error:
-            raise InputError(f"{source}: filter {spec.name!r}, step {name}: {error}") from error
-    return Pipeline(spec.name, steps)
+def build_pipeline(spec: FilterSpec, source: Path, classes: Mapping[str, Any] | None = None) -> Pipeline:
+    """The pipeline of one ``filter_list`` entry; ``classes`` are filters that the task's code registered by name.
+
+    Raises InputError for unknown steps, options or patterns.
+    """
+    return Pipeline(
+        spec.name, [_step(spec.name, step, options, source, classes or {}) for step, options in spec.steps]
+    )
+
+
+def _step(
+    pipeline: str, step: Any, options: Mapping[str, Any], source: Path, classes: Mapping[str, Any]
+) -> Step:
+    name = step if isinstance(step, str) else getattr(step, "__name__", "filter")
+    own = classes.get(step) if isinstance(step, str) else step
+    if own is None and name not in STEPS:
+        known = sorted({*STEPS, *classes})
+        near = difflib.get_close_matches(name, known, n=1)
+        guess = f", did you mean `{near[0]}`?" if near else f"; known: {', '.join(known)}"
+        raise InputError(f"{source}: filter {pipeline!r}: no step {name!r}{guess}")
+    try:
+        if own is None:
+            return STEPS[name](**options)
+        made = own(**options)
+    except LlmasosError:
+        raise
+    except Exception as error:  # a class of the task's own may raise anything
+        raise InputError(f"{source}: filter {pipeline!r}, step {name}: {error}") from error
+    if not callable(getattr(made, "apply", None)):
+        raise InputError(
+            f"{source}: filter {pipeline!r}: {name} makes {type(made).__name__}, which has no `apply`",
+            hint="a plain function can be a filter: `function: custom`, `filter_fn: !function module.name`",
+        )
+    return from_class(made)
 
 
 def _select(found: Sequence[Any], number: int) -> Any:

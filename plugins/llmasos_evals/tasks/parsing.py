@@ -42,8 +42,6 @@ _UNSUPPORTED = {
     "use_prompt": "promptsource prompts",
     "doc_to_image": "images",
     "doc_to_audio": "audio",
-    "unsafe_code": "running code that a model wrote",
-    "custom_dataset": "data sets made by a function",
 }
 
 
@@ -83,6 +81,7 @@ def parse_task(raw: Mapping[str, Any], source: Path) -> TaskConfig:
         dataset_path=reader.text(given, "dataset_path"),
         dataset_name=reader.text(given, "dataset_name"),
         dataset_kwargs=reader.mapping(given, "dataset_kwargs"),
+        custom_dataset=reader.function(given, "custom_dataset"),
         training_split=reader.text(given, "training_split"),
         validation_split=reader.text(given, "validation_split"),
         test_split=reader.text(given, "test_split"),
@@ -98,12 +97,17 @@ def parse_task(raw: Mapping[str, Any], source: Path) -> TaskConfig:
         num_fewshot=reader.count(given, "num_fewshot"),
         metric_list=_metrics(given.get("metric_list"), output_type, source),
         output_type=output_type,
-        generation_kwargs=_generation(given, output_type, fewshot_delimiter, reader),
+        generation_kwargs=(
+            generation_settings(reader.mapping(given, "generation_kwargs") or {}, fewshot_delimiter, source)
+            if output_type == "generate_until"
+            else {}
+        ),
         repeats=reader.count(given, "repeats", least=1) or 1,
         filter_list=_filters(given.get("filter_list"), source),
         should_decontaminate=bool(given.get("should_decontaminate")),
         doc_to_decontamination_query=given.get("doc_to_decontamination_query"),
         gen_prefix=reader.text(given, "gen_prefix"),
+        unsafe_code=bool(given.get("unsafe_code")),
         metadata=metadata if isinstance(metadata, Mapping) else {"version": metadata},
         source=source,
         given=_as_text(given),
@@ -166,28 +170,27 @@ def _fewshot(
     )
 
 
-def _generation(
-    given: Mapping[str, Any], output_type: str, fewshot_delimiter: str, reader: _Reader
-) -> dict[str, Any]:
-    """Generation settings in one form: until (list), max_gen_toks, do_sample, temperature, then the rest as given."""
-    if output_type != "generate_until":
-        return {}
-    options = dict(reader.mapping(given, "generation_kwargs") or {})
+def generation_settings(given: Mapping[str, Any], fewshot_delimiter: str, source: Path) -> dict[str, Any]:
+    """Generation settings in one form: until (list), max_gen_toks, do_sample, temperature, then the rest as given.
+
+    Raises InputError for values that make no sense.
+    """
+    options = dict(given)
     until = options.pop("until", None)
     if until is None:
         until = [fewshot_delimiter]
     until = [until] if isinstance(until, str) else until
     if not isinstance(until, list) or not all(isinstance(stop, str) for stop in until):
-        raise InputError(f"{reader.source}: generation_kwargs.until must be a string or a list of strings")
+        raise InputError(f"{source}: generation_kwargs.until must be a string or a list of strings")
     limits = [options.pop(name, None) for name in MAX_TOKEN_NAMES]
     longest = next((value for value in limits if value is not None), DEFAULT_MAX_TOKENS)
     sample = options.pop("do_sample", None)
     try:
         longest, temperature = int(longest), float(options.pop("temperature", 0.0) or 0.0)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{reader.source}: generation_kwargs: {error}") from error
+        raise InputError(f"{source}: generation_kwargs: {error}") from error
     if longest < 1:
-        raise InputError(f"{reader.source}: generation_kwargs: max_gen_toks must be at least 1")
+        raise InputError(f"{source}: generation_kwargs: max_gen_toks must be at least 1")
     sample = temperature > 0 if sample is None else bool(sample)
     return {
         "until": [stop for stop in until if stop],
@@ -238,12 +241,7 @@ def _filters(value: Any, source: Path) -> tuple[FilterSpec, ...]:
                 )
         steps = []
         for step in entry.get("filter") or []:
-            if isinstance(step, Mapping) and isinstance(step.get("function"), FunctionRef):
-                raise InputError(
-                    f"{source}: filter {entry['name']!r} uses a filter class ({step['function']}), which is not supported",
-                    hint="a plain function can be a filter: `function: custom`, `filter_fn: !function module.name`",
-                )
-            if not isinstance(step, Mapping) or not isinstance(step.get("function"), str):
+            if not isinstance(step, Mapping) or not isinstance(step.get("function"), str | FunctionRef):
                 raise InputError(
                     f"{source}: a step of filter {entry['name']!r} has no `function` name: {step!r}"
                 )

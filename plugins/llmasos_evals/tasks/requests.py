@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmasos.api import InputError, Request
+from llmasos_evals.datasets.rows import copied
+from llmasos_evals.tasks.chat import PLAIN, ChatSettings
 from llmasos_evals.tasks.config import TaskConfig
-from llmasos_evals.tasks.prompts import as_text, example_turns, question_turns
+from llmasos_evals.tasks.prompts import Turn, example_turns, joined, question_turns
 from llmasos_evals.tasks.rules import Shape, TaskRules
 
 Doc = Mapping[str, Any]
@@ -16,7 +18,7 @@ Doc = Mapping[str, Any]
 class RequestBuilder:
     """Builds the requests of one task's documents; rendered examples are kept, since many questions share them.
 
-    ``unconditional`` asks for every choice once more without context.
+    ``unconditional`` asks for every choice once more without context. ``generation`` replaces the task's settings.
     """
 
     def __init__(
@@ -27,10 +29,16 @@ class RequestBuilder:
         pool: Sequence[Doc] = (),
         *,
         unconditional: bool = False,
+        chat: ChatSettings = PLAIN,
+        generation: Mapping[str, Any] | None = None,
     ) -> None:
         self.config, self.rules, self.shape, self.pool = config, rules, shape, pool
         self.unconditional = unconditional
-        self._examples: dict[int, str] = {}
+        self.chat = chat
+        self.generation = config.generation_kwargs if generation is None else generation
+        #: Documents with an example that asks the very same question.
+        self.repeated = 0
+        self._examples: dict[int, list[Turn]] = {}
 
     def build(self, index: int, doc: Doc, target: Any, positions: Sequence[int]) -> tuple[Request, ...]:
         """The requests of document ``index`` with the examples at ``positions`` of the pool before it.
@@ -41,42 +49,77 @@ class RequestBuilder:
         if config.output_type == "loglikelihood_rolling":
             return (Request("loglikelihood_rolling", (task, index, 0), self._text(target, "doc_to_target")),)
         fields = self.shape.fields
-        before = fields.column_or_template(self.rules.description, doc, "description") or ""
-        before += "".join(self._example(position) for position in positions)
+        description = fields.column_or_template(self.rules.description, doc, "description")
+        system = joined(self.chat.system_instruction, description or "", config.fewshot_delimiter)
+        before = [Turn("system", system)] if system else []
+        for position in positions:
+            before += self.example(position)
         prefix = fields.prefix(config.gen_prefix, doc)
         if config.output_type == "multiple_choice":
-            return self._likelihoods(index, self._choices(doc, target, before, prefix))
+            return self._likelihoods(index, self._choices(doc, target, before, prefix, positions))
         question = self._text(fields.text(self.rules.question.text, doc), "doc_to_text")
-        turns = question_turns(question, target_delimiter=config.target_delimiter, prefix=prefix)
-        context = before + as_text(turns)
+        self._note_repetition(question, positions)
+        context = self._context(before, question, config.target_delimiter, prefix)
         if config.output_type == "loglikelihood":
             return self._likelihoods(index, [(context, self._text(target, "doc_to_target"))])
         return tuple(
-            Request("generate_until", (task, index, number), context, options=dict(config.generation_kwargs))
+            Request("generate_until", (task, index, number), context, options=dict(self.generation))
             for number in range(config.repeats)
         )
 
-    def _choices(self, doc: Doc, target: Any, before: str, prefix: str | None) -> list[tuple[str, str]]:
+    def example(self, position: int) -> list[Turn]:
+        """The solved example at ``position`` of the pool."""
+        if position not in self._examples:
+            doc, fields, rules = copied(self.pool[position]), self.shape.fields, self.rules.example
+            shot = self.config.fewshot
+            question = fields.text(rules.text, doc, "fewshot_config.doc_to_text")
+            choices = None
+            if rules.choice is not None:
+                choices = fields.choice(rules.choice, doc, "fewshot_config.doc_to_choice")
+            answer = fields.target(rules.target, doc, "fewshot_config.doc_to_target")
+            if self.shape.choices_in_prompt and choices:
+                question, choices = choices[question], None
+            self._examples[position] = example_turns(
+                question,
+                answer,
+                choices,
+                target_delimiter=shot.target_delimiter,
+                fewshot_delimiter=shot.fewshot_delimiter,
+                prefix=fields.column_or_template(shot.gen_prefix, doc, "gen_prefix"),
+            )
+        return self._examples[position]
+
+    def _context(self, before: Sequence[Turn], question: str, delimiter: str, prefix: str | None) -> str:
+        turns = [*before, *question_turns(question, target_delimiter=delimiter, prefix=prefix)]
+        return self.chat.render(turns, open_answer=bool(prefix))
+
+    def _choices(
+        self, doc: Doc, target: Any, before: Sequence[Turn], prefix: str | None, positions: Sequence[int]
+    ) -> list[tuple[str, str]]:
         """(context, continuation) of every choice."""
-        delimiter = self.config.target_delimiter
-        fields, rules = self.shape.fields, self.rules.question
-        choices = [self._text(choice, "doc_to_choice") for choice in fields.choice(rules.choice, doc)]
+        config, fields, rules = self.config, self.shape.fields, self.rules.question
+        delimiter = config.target_delimiter
+        if self.chat.applied and (not config.gen_prefix or config.gen_prefix[-1].isspace()):
+            delimiter = ""  # the template ends where the answer begins
+        choices = fields.choice(rules.choice, doc)
         if self.shape.choices_in_prompt:
             # Each choice completes the prompt, and what is scored is the text that follows them all (winogrande).
-            pairs = [
-                (
-                    before + as_text(question_turns(choice, target_delimiter="", prefix=prefix)),
-                    f"{delimiter}{target}",
-                )
-                for choice in choices
-            ]
+            texts = [self._text(choice, "doc_to_choice") for choice in choices]
+            pairs = [(self._context(before, text, "", prefix), f"{delimiter}{target}") for text in texts]
         else:
             question = self._text(fields.text(rules.text, doc), "doc_to_text")
-            context = before + as_text(question_turns(question, target_delimiter=delimiter, prefix=prefix))
-            pairs = [(context, delimiter + choice) for choice in choices]
+            self._note_repetition(question, positions)
+            context = self._context(before, question, config.target_delimiter, prefix)
+            pairs = [(context, f"{delimiter}{choice}") for choice in choices]
         if self.unconditional:
-            pairs += [("", delimiter + choice) for choice in choices]
+            pairs += [("", f"{delimiter}{choice}") for choice in choices]
         return pairs
+
+    def _note_repetition(self, question: str, positions: Sequence[int]) -> None:
+        asked = [self._examples[position][0].content for position in positions]
+        # Some tasks ask every document the same: then equal questions say nothing.
+        if question in asked and any(other != question for other in asked):
+            self.repeated += 1
 
     def _likelihoods(self, index: int, pairs: Sequence[tuple[str, str]]) -> tuple[Request, ...]:
         for number, (_, continuation) in enumerate(pairs):
@@ -89,29 +132,6 @@ class RequestBuilder:
             Request("loglikelihood", (self.config.task, index, number), context, continuation)
             for number, (context, continuation) in enumerate(pairs)
         )
-
-    def _example(self, position: int) -> str:
-        """A solved example as text."""
-        if position not in self._examples:
-            doc, fields, rules = self.pool[position], self.shape.fields, self.rules.example
-            shot = self.config.fewshot
-            question = fields.text(rules.text, doc, "fewshot_config.doc_to_text")
-            choices = None
-            if rules.choice is not None:
-                choices = fields.choice(rules.choice, doc, "fewshot_config.doc_to_choice")
-            answer = fields.target(rules.target, doc, "fewshot_config.doc_to_target")
-            if self.shape.choices_in_prompt and choices:
-                question, choices = choices[question], None
-            turns = example_turns(
-                question,
-                answer,
-                choices,
-                target_delimiter=shot.target_delimiter,
-                fewshot_delimiter=shot.fewshot_delimiter,
-                prefix=fields.column_or_template(shot.gen_prefix, doc, "gen_prefix"),
-            )
-            self._examples[position] = as_text(turns)
-        return self._examples[position]
 
     def _text(self, value: Any, field: str) -> str:
         if not isinstance(value, str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from llmasos_evals.datasets.local import Rows
+from llmasos_evals.datasets.rows import Rows
 from llmasos_evals.tasks.config import TaskConfig
 from llmasos_evals.tasks.functions import TaskCode
 from llmasos_evals.tasks.templates import Fields
@@ -31,6 +31,8 @@ class TaskRules:
     process_results: Any
     #: Rows, or a function that gives them.
     samples: Any
+    #: A function that gives the splits, or None.
+    custom_dataset: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ def resolve_rules(config: TaskConfig, code: TaskCode) -> TaskRules:
         description=code.resolve(config.description),
         process_results=code.resolve(config.process_results),
         samples=code.resolve(config.fewshot.samples),
+        custom_dataset=code.resolve(config.custom_dataset),
     )
     fields = Fields(config.task, config.source, (), choices=False)
     for prefix, checked in (("", made.question), ("fewshot_config.", made.example)):

@@ -6,36 +6,35 @@ its file, its data, the seed and the arguments; ``digest``, ``data_digest`` and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from llmasos.api import ChoiceOutcome, EvaluationError, HubAPI, InputError, Outcome, Request, Response
+from llmasos.api import (
+    ChoiceOutcome,
+    EvaluationError,
+    HubAPI,
+    InputError,
+    Outcome,
+    Response,
+    UsageError,
+)
+from llmasos_evals.datasets.rows import copied
 from llmasos_evals.digests import digest, plain
 from llmasos_evals.metrics.likelihood import ties
 from llmasos_evals.metrics.measures import FunctionMetric, Measure, TaskMetric, bind
 from llmasos_evals.statistics.clusters import Clusters
 from llmasos_evals.statistics.intervals import interval
+from llmasos_evals.tasks.chat import PLAIN, ChatSettings
 from llmasos_evals.tasks.config import TaskConfig, digest_input
 from llmasos_evals.tasks.documents import Documents
-from llmasos_evals.tasks.fewshot import Draw, HarnessDraw, NativeDraw, no_draw
 from llmasos_evals.tasks.filters import build_pipeline
-from llmasos_evals.tasks.functions import TaskCode
+from llmasos_evals.tasks.functions import TaskCode, repeatable_randomness
 from llmasos_evals.tasks.outcomes import outcome_of, plain_answers
-from llmasos_evals.tasks.requests import RequestBuilder
+from llmasos_evals.tasks.planning import Plan, PlannedDocument, Planner
 from llmasos_evals.tasks.rules import Shape, resolve_rules, shape_of
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedDocument:
-    """One document and the requests it becomes; ``doc_digest`` is the SHA-256 of the document's canonical JSON."""
-
-    index: int
-    doc: Mapping[str, Any]
-    target: Any
-    requests: tuple[Request, ...]
-    doc_digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,14 @@ class Task:
     UnknownName (metric), MissingDependency (a metric's library).
     """
 
-    def __init__(self, config: TaskConfig, hub: HubAPI, *, allow_task_code: bool = False) -> None:
+    def __init__(
+        self,
+        config: TaskConfig,
+        hub: HubAPI,
+        *,
+        allow_task_code: bool = False,
+        allow_code_execution: bool = False,
+    ) -> None:
         self.config = config
         self.name = config.task
         self.alias = config.task_alias or config.task
@@ -77,16 +83,35 @@ class Task:
         note = config.metadata.get("attribution")
         self.attribution: str | None = None if note is None else str(note)
 
-        code = TaskCode(self.name, allowed=allow_task_code)
+        if config.unsafe_code and not allow_code_execution:
+            raise UsageError(
+                f"task {self.name} runs programs that the model writes, which was not allowed",
+                hint="read docs/reference/metrics.md on the sandbox, then add --allow-code-execution",
+            )
+        self._code = code = TaskCode(
+            self.name,
+            allowed=allow_task_code,
+            base=config.source.parent,
+            execution=allow_code_execution,
+            guarded=config.unsafe_code,
+        )
         self._rules = resolve_rules(config, code)
         self._pipelines = []
         for spec in config.filter_list:
-            steps = tuple((step, code.resolve(dict(options))) for step, options in spec.steps)
-            self._pipelines.append(build_pipeline(replace(spec, steps=steps), config.source))
+            steps = tuple((code.resolve(step), code.resolve(dict(options))) for step, options in spec.steps)
+            self._pipelines.append(build_pipeline(replace(spec, steps=steps), config.source, code.filters))
         self._measures, remarks = bind(config, code, hub)
         #: Lines the user should see, for example metric options without effect.
-        self.remarks: tuple[str, ...] = tuple(remarks)
-        #: File -> SHA-256 of the Python files whose functions the task uses.
+        self.remarks: tuple[str, ...] = (
+            *remarks,
+            *(
+                f"its code did without the package {name}, which is not installed"
+                for name in sorted(code.missing)
+            ),
+        )
+        #: The same, known once the prompts are built.
+        self.notes: tuple[str, ...] = ()
+        #: File -> SHA-256 of the Python files that the task runs, relative to the folder of the task file.
         self.code: Mapping[str, str] = dict(code.digests)
         #: SHA-256 of everything in the file that can change a number, and of the code.
         self.digest = digest(digest_input(config, self.code))
@@ -132,50 +157,39 @@ class Task:
     # ---- plan ---------------------------------------------------------------------------------------------------
 
     def plan(
-        self, *, limit: int | None, num_fewshot: int | None, seed: int, compat: str
+        self,
+        *,
+        limit: int | None,
+        num_fewshot: int | None,
+        seed: int,
+        compat: str,
+        chat: ChatSettings = PLAIN,
+        documents: Collection[int] | None = None,
+        gen_kwargs: Mapping[str, Any] | None = None,
     ) -> Iterator[PlannedDocument]:
         """Documents in file order with their requests; request numbers count from 0 within a document.
 
         multiple_choice: one ``loglikelihood`` a choice (and one more each without context for ``acc_mutual_info``);
-        generate_until: ``repeats`` equal requests. Raises InputError naming file, field and document.
+        generate_until: ``repeats`` equal requests. ``documents``: only those with these numbers, asked as they are when all
+        are. ``gen_kwargs`` go on top of the task's. Raises InputError naming file, field and document, and what
+        ``chat.render`` raises.
         """
-        shots = 0 if self.output_type == "loglikelihood_rolling" else self.shots(num_fewshot, compat)
-        builder = RequestBuilder(
-            self.config,
-            self._rules,
-            self._shape,
-            self._documents.pool if shots else (),
+        plan = Plan(
+            shots=0 if self.output_type == "loglikelihood_rolling" else self.shots(num_fewshot, compat),
+            seed=seed,
+            compat=compat,
+            chat=chat,
+            generation=dict(gen_kwargs or {}),
             unconditional="acc_mutual_info" in self._measures,
         )
-        draw = self._draw(shots, seed, compat)
-        for index, doc in enumerate(self._documents.scored):
-            if limit is not None and index >= limit:
-                return
-            doc_digest = digest(doc)
-            try:
-                target = self._shape.fields.target(self._rules.question.target, doc)
-                requests = builder.build(index, doc, target, draw(doc, doc_digest))
-            except InputError as error:
-                raise InputError(f"{error.message} (document {index})", hint=error.hint) from error
-            except (TypeError, IndexError, KeyError) as error:
-                raise InputError(
-                    f"{self.config.source}: task {self.name}: document {index} makes no prompt: {error}"
-                ) from error
-            yield PlannedDocument(index, doc, plain(target), requests, doc_digest)
-
-    def _draw(self, shots: int, seed: int, compat: str) -> Draw:
-        if shots == 0:
-            return no_draw
-        pool, shot = self._documents.pool, self.config.fewshot
-        first = shot.sampler == "first_n"
-        if compat == "lm-eval":
-            leave_out = shot.split == self.config.test_split
-            return HarnessDraw(self.name, pool, shots, seed, first=first, leave_out=leave_out)
-        return NativeDraw(self.name, pool, shots, seed, first=first, indices=shot.fewshot_indices)
+        planner = Planner(self.config, self._rules, self._shape, self._documents, runs_code=self._code.used)
+        yield from planner.documents(plan, limit=limit, wanted=documents)
+        self.notes = (*chat.remarks(), *planner.notes)
 
     @cached_property
     def _shape(self) -> Shape:
-        return shape_of(self.config, self._rules, self._documents.scored)
+        with repeatable_randomness():
+            return shape_of(self.config, self._rules, self._documents.scored)
 
     # ---- score --------------------------------------------------------------------------------------------------
 
@@ -186,13 +200,15 @@ class Task:
         """
         answers = plain_answers(planned.requests, responses)
         out: dict[tuple[str, str], Any] = {}
-        for pipeline in self._pipelines:
-            if self.output_type == "generate_until":
-                results = [pipeline(answers, planned.doc)]
-            else:
-                results = [pipeline([answer], planned.doc) for answer in answers]
-            for name, value in self._contributions(planned, results).items():
-                out[name, pipeline.name] = plain(value)
+        with repeatable_randomness() if self._code.used else nullcontext():
+            for pipeline in self._pipelines:
+                doc = copied(planned.doc)  # task code may change what it is given
+                if self.output_type == "generate_until":
+                    results = [pipeline(answers, doc)]
+                else:
+                    results = [pipeline([answer], doc) for answer in answers]
+                for name, value in self._contributions(planned, results).items():
+                    out[name, pipeline.name] = plain(value)
         return out
 
     def aggregate(
@@ -252,7 +268,7 @@ class Task:
     def _contributions(self, planned: PlannedDocument, results: list[Any]) -> Mapping[str, Any]:
         process = self._rules.process_results
         if process is not None:
-            made = process(dict(planned.doc), results)
+            made = process(copied(dict(planned.doc)), results)
             if not isinstance(made, Mapping):
                 raise EvaluationError(f"task {self.name}: process_results must return a mapping of metrics")
             return made

@@ -73,8 +73,9 @@ def plans(
     shots: int | None = None,
     seed: int = 1234,
     compat: str = "native",
+    **more: Any,
 ) -> list[PlannedDocument]:
-    return list(task.plan(limit=limit, num_fewshot=shots, seed=seed, compat=compat))
+    return list(task.plan(limit=limit, num_fewshot=shots, seed=seed, compat=compat, **more))
 
 
 def run(

@@ -20,7 +20,7 @@ SELF = {**CHOICE, "fewshot_split": "test"}
 def native(
     doc: dict[str, Any], *, shots: int = 3, seed: int = 7, task: str = "t", pool: Any = POOL, **kind: Any
 ) -> list[int]:
-    return list(NativeDraw(task, pool, shots, seed, **kind)(doc, digest(doc)))
+    return list(NativeDraw(task, pool, shots, seed, **kind)(-1, doc, digest(doc)))
 
 
 def test_native_draws_are_a_function_of_seed_task_and_document() -> None:
@@ -37,6 +37,30 @@ def test_native_draws_never_contain_the_document(first: bool) -> None:
         drawn = native(doc, shots=5, pool=pool, first=first)
         assert len(set(drawn)) == 5
         assert all(pool[position] != doc for position in drawn)
+
+
+def test_native_draws_leave_out_the_row_of_the_document_itself() -> None:
+    """A few-shot rule may have changed the row, so that it is no longer equal to the document."""
+    drawn = [NativeDraw("t", POOL, 11, 7, same_rows=True)(n, {"m": n}, digest({"m": n})) for n in range(12)]
+    assert [set(range(12)) - set(positions) for positions in drawn] == [{n} for n in range(12)]
+
+
+def test_an_example_that_asks_the_same_is_said(tmp_path: Path) -> None:
+    rows = [{"id": n, "question": f"What is {n // 2}?", "options": ["a", "b"], "right": 0} for n in range(6)]
+    task = load(write_task(tmp_path, rows=rows, **SELF))
+    plans(task, shots=5)
+    assert task.notes == ("6 of 6 documents have an example with the very question that is asked",)
+    plans(load(write_task(tmp_path, **SELF)), shots=5)
+
+
+def test_one_document_alone_is_asked_what_it_is_asked_among_all(tmp_path: Path) -> None:
+    for compat in ("native", "lm-eval"):
+        task = load(write_task(tmp_path, **SELF))
+        whole = plans(task, shots=3, compat=compat)
+        chosen = plans(task, shots=3, compat=compat, documents={17, 4})
+        assert chosen == [whole[4], whole[17]]
+    with pytest.raises(InputError, match="has no document 20"):
+        plans(task, documents=[20])
 
 
 def test_native_draws_do_not_depend_on_what_was_drawn_before(tmp_path: Path) -> None:
@@ -71,7 +95,7 @@ def test_harness_stream_is_one_generator_a_task() -> None:
     draw = HarnessDraw("t", POOL, 2, 1234, leave_out=False)
     stream = random.Random(1234)
     for doc in POOL[:4]:
-        assert draw(doc, "") == [POOL.index(row) for row in stream.sample(POOL, 2)]
+        assert draw(0, doc, "") == [POOL.index(row) for row in stream.sample(POOL, 2)]
 
 
 def test_harness_draws_one_more_and_drops_the_document() -> None:
@@ -79,7 +103,7 @@ def test_harness_draws_one_more_and_drops_the_document() -> None:
     stream = random.Random(1234)
     for doc in POOL:
         expected = [row for row in stream.sample(POOL, 3) if row != doc][:2]
-        assert [POOL[position] for position in draw(doc, "")] == expected
+        assert [POOL[position] for position in draw(0, doc, "")] == expected
 
 
 def test_harness_draws_again_when_equal_rows_make_it_too_few() -> None:
@@ -90,7 +114,7 @@ def test_harness_draws_again_when_equal_rows_make_it_too_few() -> None:
         expected = [row for row in stream.sample(pool, 3) if row != {"n": 0}][:2]
         if len(expected) < 2:
             expected = stream.sample([row for row in pool if row != {"n": 0}], 2)
-        assert [pool[position] for position in draw({"n": 0}, "")] == expected
+        assert [pool[position] for position in draw(0, {"n": 0}, "")] == expected
 
 
 def test_harness_leaks_the_document_where_we_do_not(tmp_path: Path) -> None:
