@@ -40,6 +40,7 @@ def select(
     include: Sequence[Path],
     hub: HubAPI,
     allow_task_code: bool,
+    allow_code_execution: bool = False,
     progress: Progress | None = None,
 ) -> Selection:
     """The tasks and groups that ``names`` stand for.
@@ -47,7 +48,12 @@ def select(
     Raises UnknownName with near misses, AmbiguousName naming the places, InputError for a broken file or for one name
     with two different meanings, and what Task raises.
     """
-    library = Library(Names(include, hub, progress), hub, allow_task_code=allow_task_code)
+    library = Library(
+        Names(include, hub, progress),
+        hub,
+        allow_task_code=allow_task_code,
+        allow_code_execution=allow_code_execution,
+    )
     tasks: dict[str, Task] = {}
     groups: dict[str, Group] = {}
     for name in names:
@@ -70,10 +76,18 @@ def select(
 class Library:
     """Builds what names stand for; remembers the tasks it has made."""
 
-    def __init__(self, names: Names, hub: HubAPI, *, allow_task_code: bool = False) -> None:
+    def __init__(
+        self,
+        names: Names,
+        hub: HubAPI,
+        *,
+        allow_task_code: bool = False,
+        allow_code_execution: bool = False,
+    ) -> None:
         self.names = names
         self.hub = hub
         self.allow_task_code = allow_task_code
+        self.allow_code_execution = allow_code_execution
         self._tasks: dict[tuple[Path, str], Task] = {}
 
     def build(self, name: str) -> list[Task | Group]:
@@ -109,7 +123,12 @@ class Library:
         key = (path.resolve(), digest({"name": raw.get("task"), "overrides": overrides}))
         if key not in self._tasks:
             config = parse_task({**raw, **overrides}, path)
-            self._tasks[key] = Task(config, self.hub, allow_task_code=self.allow_task_code)
+            self._tasks[key] = Task(
+                config,
+                self.hub,
+                allow_task_code=self.allow_task_code,
+                allow_code_execution=self.allow_code_execution,
+            )
         return self._tasks[key]
 
     def _group(
