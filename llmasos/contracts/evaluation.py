@@ -39,7 +39,7 @@ class Response:
     ``logprob`` in nats and ``is_greedy`` for likelihoods, ``text`` for generations. ``tokens`` counts the scored or
     generated tokens; ``truncated`` counts tokens of context that did not fit the model and were left out, ``unscored`` tokens
     of the continuation itself that did not fit and are missing from ``logprob``; ``token_ids`` are the ids given to the
-    model, for the prompt digest.
+    model, for the prompt digest; ``output_ids`` are those it generated, so that others can check them.
     """
 
     key: tuple[str, int, int]
@@ -50,6 +50,7 @@ class Response:
     truncated: int = 0
     unscored: int = 0
     token_ids: tuple[int, ...] = ()
+    output_ids: tuple[int, ...] = ()
 
 
 class Scorer(Protocol):

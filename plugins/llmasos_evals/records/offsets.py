@@ -13,7 +13,7 @@ import re
 import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -46,6 +46,11 @@ class Offsets:
         #: document, offset, bytes, document, ...
         self._rows = rows
         self._indices = rows[0::_ROW]
+
+    @property
+    def indices(self) -> Sequence[int]:
+        """The numbers of the documents, ascending."""
+        return self._indices
 
     def __len__(self) -> int:
         return len(self._indices)

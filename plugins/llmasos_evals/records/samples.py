@@ -48,6 +48,7 @@ def sample_line(
                 "truncated": response.truncated,
                 "unscored": response.unscored,
                 "ids_digest": digest,
+                **({} if response.text is None else {"output": list(response.output_ids)}),
             }
             for response, digest in zip(responses, ids, strict=True)
         ],

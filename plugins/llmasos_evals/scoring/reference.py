@@ -226,6 +226,7 @@ class ReferenceScorer:
                 tokens=len(chunk.done.tokens),
                 truncated=max(0, len(whole[chunk.index]) - room),
                 token_ids=ids,
+                output_ids=tuple(chunk.done.tokens),
             )
 
     def _request_seed(self, key: tuple[str, int, int]) -> int:

@@ -1,0 +1,123 @@
+"""How far a record has been verified: self-reported, spot-checked (how many, by whom), fully re-run, or refuted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmasos.api import HubAPI, LlmasosError, Signed
+from llmasos_evals.records.attestation import read_attestation
+from llmasos_evals.records.reading import Run
+from llmasos_evals.records.record import record_digest
+from llmasos_evals.records.signing import described, in_words, read_signature
+
+#: More attestations than this beside one record are not looked at.
+MAX_ATTESTATIONS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One attestation that is about this record and whose signature, if any, holds."""
+
+    path: Path
+    attestation: dict[str, Any]
+    signed: Signed | None
+    #: Signed with a key that was not revoked and is not the one that signed the record.
+    independent: bool
+
+
+@dataclass(slots=True)
+class Standing:
+    """A record's signature and attestations. ``remarks`` are lines about files that do not count, and why."""
+
+    imported: bool
+    signed: Signed | None
+    findings: list[Finding] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def state(self) -> str:
+        """``imported``, ``refuted``, ``fully re-run``, ``spot-checked`` or ``self-reported``.
+
+        A confirmation counts when somebody else signed it; a refutation always, since anybody can check it.
+        """
+        if self.imported:
+            return "imported"
+        if any(finding.attestation["verdict"] == "refuted" for finding in self.findings):
+            return "refuted"
+        kinds = {finding.attestation["kind"] for finding in self.findings if finding.independent}
+        if "full" in kinds:
+            return "fully re-run"
+        return "spot-checked" if kinds else "self-reported"
+
+    def in_words(self) -> str:
+        """The state, and who found what."""
+        parts = [self.state + (f", signed by {in_words(self.signed)}" if self.signed else ", not signed")]
+        for finding in self.findings:
+            found = finding.attestation
+            how = "all" if found["kind"] == "full" else f"{found['sample']} of {found['documents']}"
+            parts.append(
+                f"{found['verdict']} by {in_words(finding.signed)} on {found['when'][:10]}: {how} documents computed again, "
+                f"{found['agreed']} agreed, {len(found['refuted'])} did not"
+                + (f", {found['undecided']} undecided" if found["undecided"] else "")
+            )
+        return "\n          ".join(parts)
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "state": self.state,
+            "signed": described(self.signed),
+            "attestations": [
+                {
+                    "file": finding.path.name,
+                    "signed": described(finding.signed),
+                    **{
+                        name: finding.attestation[name]
+                        for name in (
+                            "verdict",
+                            "kind",
+                            "documents",
+                            "sample",
+                            "agreed",
+                            "undecided",
+                            "when",
+                            "detection",
+                        )
+                    },
+                    "refuted": len(finding.attestation["refuted"]),
+                }
+                for finding in self.findings
+            ],
+            "remarks": list(self.remarks),
+        }
+
+
+def standing_of(run: Run, hub: HubAPI) -> Standing:
+    """What is known of a run. Files that do not hold count as if they were not there, with a remark each."""
+    if run.imported:
+        return Standing(imported=True, signed=None)
+    standing = Standing(imported=False, signed=None)
+    if record_digest(run.record) != run.record["digest"]:
+        standing.remarks.append(
+            f"{run.path}: its digest does not fit its content; it was changed after it was written"
+        )
+    try:
+        standing.signed = read_signature(hub, run.path, run.record)
+    except LlmasosError as error:
+        standing.remarks.append(f"{run.path}: its signature does not hold: {error.message}")
+    for path in sorted(run.folder.glob("attestation-*.json"))[:MAX_ATTESTATIONS]:
+        try:
+            found = read_attestation(path)
+            if found["record"] != run.record["digest"]:
+                standing.remarks.append(f"{path} is about another record")
+                continue
+            signed = read_signature(hub, path, found)
+        except LlmasosError as error:
+            standing.remarks.append(f"{path} does not count: {error.message}")
+            continue
+        publisher = standing.signed.keyid if standing.signed else None
+        independent = signed is not None and not signed.revoked and signed.keyid != publisher
+        standing.findings.append(Finding(path, found, signed, independent))
+    return standing
