@@ -31,6 +31,9 @@ TASKS = {
 
 #: Commands, and their modules under ``commands/``.
 COMMANDS = {
+    "eval.verify": "verify",
+    "eval.sign": "sign",
+    "eval.rescore": "rescore",
     "eval.ls": "ls",
 }
 
