@@ -52,76 +52,9 @@ def llmasos_tasks() -> Iterator[TaskDef]:
 
 @hookimpl
 def llmasos_metrics() -> Iterator[MetricDef]:
-    likelihood, generation, corpus, rouge = (
-        f"llmasos_evals.metrics.{name}" for name in ("likelihood", "generation", "corpus", "rouge")
-    )
-    share, percent = (0.0, 1.0), (0.0, 100.0)
+    from llmasos_evals.metrics.catalogue import METRICS
 
-    for name, attribute in (
-        ("acc", "Accuracy"),
-        ("acc_norm", "AccuracyPerCharacter"),
-        ("acc_bytes", "AccuracyPerByte"),
-    ):
-        yield MetricDef(
-            name=name,
-            factory=f"{likelihood}:{attribute}",
-            higher_is_better=True,
-            range=share,
-            scores=("multiple_choice", "loglikelihood") if name == "acc" else ("multiple_choice",),
-        )
-    for name, attribute, better, limits in (
-        ("acc_mutual_info", "AccuracyMutualInformation", True, share),
-        ("brier_score", "BrierScore", False, (0.0, 2.0)),
-        ("f1", "F1Score", True, share),
-        ("mcc", "Matthews", True, (-1.0, 1.0)),
-    ):
-        yield MetricDef(
-            name=name,
-            factory=f"{likelihood}:{attribute}",
-            higher_is_better=better,
-            range=limits,
-            scores=("multiple_choice",),
-        )
-    yield MetricDef(
-        name="perplexity",
-        factory=f"{likelihood}:DocumentPerplexity",
-        higher_is_better=False,
-        unit="a document",
-        range=(1.0, None),
-        scores=("loglikelihood",),
-    )
-    for name, attribute, unit, low in (
-        ("word_perplexity", "WordPerplexity", "a word", 1.0),
-        ("byte_perplexity", "BytePerplexity", "a byte", 1.0),
-        ("bits_per_byte", "BitsPerByteMetric", "bits a byte", 0.0),
-    ):
-        yield MetricDef(
-            name=name,
-            factory=f"{likelihood}:{attribute}",
-            higher_is_better=False,
-            unit=unit,
-            range=(low, None),
-            scores=("loglikelihood_rolling",),
-        )
-    yield MetricDef(
-        name="exact_match",
-        factory=f"{generation}:ExactMatch",
-        higher_is_better=True,
-        range=share,
-        scores=("generate_until", "multiple_choice"),
-    )
-    for name, attribute in (
-        ("rouge1", "Rouge1"),
-        ("rouge2", "Rouge2"),
-        ("rougeL", "RougeL"),
-        ("rougeLsum", "RougeLsum"),
-    ):
-        yield MetricDef(name=name, factory=f"{rouge}:{attribute}", higher_is_better=True, range=share)
-    for name, attribute in (("bleu", "Bleu"), ("chrf", "Chrf"), ("chrf++", "ChrfPlusPlus")):
-        yield MetricDef(
-            name=name, factory=f"{corpus}:{attribute}", higher_is_better=True, unit="%", range=percent
-        )
-    yield MetricDef(name="ter", factory=f"{corpus}:Ter", higher_is_better=False, unit="%", range=(0.0, None))
+    yield from METRICS
 
 
 @hookimpl

@@ -6,6 +6,7 @@ replicate is a sum of rows, not another pass over the text.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -19,9 +20,11 @@ from llmasos_evals.statistics.resampling import (
     REPLICATES,
     SACREBLEU_SEED,
     Interval,
+    SumAggregation,
     sacrebleu_interval,
     scores_of_blocks,
 )
+from llmasos_evals.statistics.sums import Sums
 
 #: lm-evaluation-harness draws at most this many replicates for these metrics.
 MAX_REPLICATES = 100
@@ -29,6 +32,10 @@ MAX_REPLICATES = 100
 
 class CorpusAggregation:
     """A sacrebleu metric (BLEU, CHRF or TER) over (references, prediction) items."""
+
+    max_replicates = MAX_REPLICATES
+    #: A document has a score of its own, for counting wins.
+    scores_documents = True
 
     def __init__(self, name: str, kind: str, **options: Any) -> None:
         need("sacrebleu", name)
@@ -55,6 +62,15 @@ class CorpusAggregation:
             lambda row: self.scorer._compute_score_from_stats(row).score,
             replicates=replicates,
             seed=seed,
+        )
+
+    def statistic(self, items: Sequence[Any]) -> Sums:
+        """The rows, and what their sums come to."""
+        rows = np.asarray(self.rows(items), dtype=np.float64)
+        return Sums(
+            rows,
+            lambda sums: np.array([self.score_of_row(row) for row in sums]),
+            lambda: np.array([self.score_of_row(row) for row in rows]),
         )
 
     def rows(self, items: Sequence[Any]) -> list[list[float]]:
@@ -239,24 +255,14 @@ class Ter(CorpusMetric):
         }
 
 
-class WordErrors:
+class WordErrors(SumAggregation):
     """Edits over reference words of the whole corpus; items are (edits, words)."""
 
     name = "word_errors"
+    scores_documents = True
 
-    def value(self, items: Sequence[Any]) -> float:
-        words = sum(words for _, words in items)
-        if not words:
-            raise EvaluationError("wer: the references have no words")
-        return float(sum(edits for edits, _ in items) / words)
-
-    def stderr(self, items: Sequence[Any], bootstrap: int) -> float | None:
-        rows = np.asarray(items, dtype=np.float64)
-
-        def rate(row: Any) -> float:
-            return float(row[0] / row[1]) if row[1] else 0.0
-
-        return sample_stddev(list(scores_of_blocks(rows, resamples(len(items), bootstrap), rate)))
+    def score_of_row(self, row: Any) -> float:
+        return float(row[0] / row[1]) if row[1] else math.nan
 
 
 class WordErrorRate(AggregatedMetric):

@@ -6,7 +6,6 @@ import re
 import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from llmasos.api import ChoiceOutcome, GenerationOutcome, InputError, Outcome
 from llmasos_evals.digests import digest

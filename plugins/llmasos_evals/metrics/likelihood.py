@@ -5,23 +5,33 @@ Definitions as in lm-evaluation-harness 0.4.13, ``ConfigurableTask.process_resul
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from llmasos.api import ChoiceOutcome, EvaluationError, LikelihoodOutcome, Outcome, RollingOutcome
+from llmasos.api import (
+    ChoiceOutcome,
+    EvaluationError,
+    GenerationOutcome,
+    InputError,
+    LikelihoodOutcome,
+    Outcome,
+    RollingOutcome,
+)
 from llmasos_evals.metrics.base import AggregatedMetric
 from llmasos_evals.statistics.aggregations import (
-    F1,
     Aggregation,
     BitsPerByte,
     Brier,
-    MatthewsCorrelation,
     Perplexity,
     WeightedPerplexity,
+    mean,
+    sample_stddev,
 )
 
 
@@ -50,14 +60,39 @@ def ties(outcome: ChoiceOutcome) -> bool:
     return list(outcome.logprobs).count(max(outcome.logprobs)) > 1
 
 
+def label_pair(outcome: GenerationOutcome) -> list[Any]:
+    """(right label, given label) of a generated answer, the right one in the type of the other, as in the harness."""
+    if not outcome.references:
+        raise EvaluationError("a document has no right label")
+    given = outcome.prediction[0] if isinstance(outcome.prediction, list) else outcome.prediction
+    right: Any = outcome.references[0]
+    if isinstance(given, (int, float)) and not isinstance(given, bool):
+        with contextlib.suppress(ValueError):
+            right = type(given)(right)
+    return [right, given]
+
+
+def probabilities(scores: Sequence[float]) -> NDArray[np.float64]:
+    """softmax. Raises EvaluationError when a score is not a number."""
+    best(scores)
+    values = np.asarray(scores, dtype=np.float64)
+    powers = np.exp(values - np.max(values))
+    found: NDArray[np.float64] = powers / powers.sum()
+    return found
+
+
 def _share(value: float, length: int) -> float:
     return value / float(length) if length else -math.inf
 
 
 class Accuracy(AggregatedMetric):
-    """Share of documents whose most likely choice is right; for a lone continuation, whether it is the greedy one."""
+    """Share of documents whose most likely choice is right; for a lone continuation, whether it is the greedy one.
+
+    Generated text is only handed on, as (right, said), to an aggregation function of the task's own: the harness does so.
+    """
 
     name = "acc"
+    pairs = True
 
     def details(self) -> Mapping[str, str]:
         return {"norm": "none", "tie": "first"}
@@ -65,18 +100,26 @@ class Accuracy(AggregatedMetric):
     def scores(self, outcome: ChoiceOutcome) -> Sequence[float]:
         return outcome.logprobs
 
-    def item(self, outcome: Outcome) -> float:
+    def item(self, outcome: Outcome) -> Any:
         if isinstance(outcome, LikelihoodOutcome):
             return float(outcome.is_greedy)
+        if isinstance(outcome, GenerationOutcome) and self.pairs:
+            return label_pair(outcome)
         if isinstance(outcome, ChoiceOutcome):
             return float(best(self.scores(outcome)) in outcome.gold)
         raise self.cannot_score(outcome)
+
+    def tied(self, outcome: ChoiceOutcome) -> bool:
+        """Whether another choice scores as high as the best one: the first of them was taken."""
+        scores = list(self.scores(outcome))
+        return scores.count(max(scores)) > 1
 
 
 class AccuracyPerCharacter(Accuracy):
     """Accuracy with log-likelihoods divided by the characters of the choice."""
 
     name = "acc_norm"
+    pairs = False
 
     def details(self) -> Mapping[str, str]:
         return {"norm": "chars", "tie": "first"}
@@ -89,6 +132,7 @@ class AccuracyPerByte(Accuracy):
     """Accuracy with log-likelihoods divided by the UTF-8 bytes of the choice."""
 
     name = "acc_bytes"
+    pairs = False
 
     def details(self) -> Mapping[str, str]:
         return {"norm": "bytes", "tie": "first"}
@@ -101,6 +145,7 @@ class AccuracyMutualInformation(Accuracy):
     """Accuracy of the choice whose likelihood the context raises most."""
 
     name = "acc_mutual_info"
+    pairs = False
 
     def details(self) -> Mapping[str, str]:
         return {"norm": "unconditional", "tie": "first"}
@@ -112,39 +157,76 @@ class AccuracyMutualInformation(Accuracy):
         ]
 
 
-class F1Score(AggregatedMetric):
-    """F1 of the choice number 1, over all documents."""
+class Likelihood(AggregatedMetric):
+    """Mean log-likelihood of the right choice in nats; an aggregation function gets (right choice, log-likelihoods)."""
 
-    name = "f1"
+    name = "likelihood"
 
     @classmethod
     def default_aggregation(cls) -> Aggregation:
-        return F1()
-
-    def details(self) -> Mapping[str, str]:
-        return {"positive": "1", "tie": "first"}
+        return GoldLikelihood()
 
     def item(self, outcome: Outcome) -> Any:
         if not isinstance(outcome, ChoiceOutcome):
             raise self.cannot_score(outcome)
-        if outcome.multiple:
-            raise EvaluationError(
-                f"metric {self.name} needs one right choice a document, this task has several"
-            )
-        return [outcome.gold[0], best(outcome.logprobs)]
+        gold: Any = list(outcome.gold) if outcome.multiple else outcome.gold[0]
+        return [gold, list(outcome.logprobs)]
 
 
-class Matthews(F1Score):
-    """Matthews correlation of right and chosen answers."""
+class GoldLikelihood:
+    """Mean of the right choice's log-likelihood, of several right ones the likeliest; items are (right, all)."""
 
-    name = "mcc"
+    name = "gold_likelihood"
 
-    @classmethod
-    def default_aggregation(cls) -> Aggregation:
-        return MatthewsCorrelation()
+    def value(self, items: Sequence[Any]) -> float:
+        return mean(self._nats(items))
+
+    def stderr(self, items: Sequence[Any], bootstrap: int) -> float | None:
+        return sample_stddev(self._nats(items)) / math.sqrt(len(items))
+
+    @staticmethod
+    def _nats(items: Sequence[Any]) -> list[float]:
+        found = []
+        for gold, nats in items:
+            right = [nats[g] for g in (gold if isinstance(gold, list) else [gold]) if 0 <= g < len(nats)]
+            if not right:
+                raise EvaluationError("likelihood: a document's label names none of its choices")
+            found.append(float(max(right)))
+        return found
+
+
+class ChoiceProbability(AggregatedMetric):
+    """Mean probability of the right choices, softmax over the log-likelihoods of all choices.
+
+    ``norm`` divides log-likelihoods by characters or bytes first. A label that names no choice counts as 0.
+    """
+
+    name = "choice_probability"
+
+    def __init__(self, norm: str = "none", **idle: Any) -> None:
+        super().__init__(**idle)
+        self.norm, self.scores = norm, normalisation(self.name, norm)
 
     def details(self) -> Mapping[str, str]:
-        return {"tie": "first"}
+        return {"norm": self.norm}
+
+    def item(self, outcome: Outcome) -> float:
+        if not isinstance(outcome, ChoiceOutcome):
+            raise self.cannot_score(outcome)
+        shares = probabilities(self.scores(outcome))
+        return float(sum(shares[gold] for gold in set(outcome.gold) if 0 <= gold < len(shares)))
+
+
+def normalisation(metric: str, norm: str) -> Callable[[ChoiceOutcome], Sequence[float]]:
+    """What an option ``norm`` means: none, chars or bytes."""
+    known: dict[str, Callable[[ChoiceOutcome], Sequence[float]]] = {
+        "none": lambda outcome: outcome.logprobs,
+        "chars": per_character,
+        "bytes": per_byte,
+    }
+    if norm not in known:
+        raise InputError(f"{metric}: norm {norm!r} is none of {', '.join(known)}")
+    return known[norm]
 
 
 class BrierScore(AggregatedMetric):
@@ -161,9 +243,7 @@ class BrierScore(AggregatedMetric):
             raise self.cannot_score(outcome)
         if not 0 <= outcome.gold[0] < len(outcome.choices):
             raise EvaluationError("brier_score: a document's label names none of its choices")
-        values = np.asarray(outcome.logprobs)
-        powers = np.exp(values - np.max(values))
-        return [outcome.gold[0], (powers / powers.sum()).tolist()]
+        return [outcome.gold[0], probabilities(outcome.logprobs).tolist()]
 
 
 class DocumentPerplexity(AggregatedMetric):
@@ -178,6 +258,21 @@ class DocumentPerplexity(AggregatedMetric):
     def item(self, outcome: Outcome) -> float:
         if isinstance(outcome, LikelihoodOutcome):
             return outcome.logprob
+        raise self.cannot_score(outcome)
+
+
+class TokenPerplexity(AggregatedMetric):
+    """Perplexity a token of the model's own tokenizer: models with different ones cannot be compared by it."""
+
+    name = "token_perplexity"
+
+    @classmethod
+    def default_aggregation(cls) -> Aggregation:
+        return WeightedPerplexity()
+
+    def item(self, outcome: Outcome) -> Any:
+        if isinstance(outcome, (LikelihoodOutcome, RollingOutcome)):
+            return [outcome.logprob, outcome.tokens]
         raise self.cannot_score(outcome)
 
 

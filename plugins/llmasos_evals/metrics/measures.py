@@ -21,6 +21,8 @@ from llmasos.api import (
 )
 from llmasos_evals.metrics.base import AggregatedMetric, option_names, unknown_option
 from llmasos_evals.metrics.corpus import CORPUS_AGGREGATIONS
+from llmasos_evals.metrics.likelihood import label_pair
+from llmasos_evals.metrics.sandbox import require_permission
 from llmasos_evals.statistics.aggregations import AGGREGATIONS, Aggregation, FunctionAggregation, Mean
 from llmasos_evals.tasks.config import MetricSpec, TaskConfig
 from llmasos_evals.tasks.functions import TaskCode
@@ -49,7 +51,13 @@ class Measure:
         """The value over all documents. Raises EvaluationError when there are none."""
         if not items:
             raise EvaluationError(f"metric {self.name} has no documents to score")
-        return self.metric.aggregate(items) if self.aggregation is None else self.aggregation.value(items)
+        try:
+            return self.metric.aggregate(items) if self.aggregation is None else self.aggregation.value(items)
+        except (TypeError, ValueError, IndexError) as error:
+            raise EvaluationError(
+                f"metric {self.name}: its documents cannot be aggregated as the task file asks: {error}",
+                hint="check `aggregation` in its metric_list",
+            ) from error
 
     def stderr(self, items: Sequence[Any], bootstrap: int) -> float | None:
         """Its standard error, None with fewer than two documents and where there is none."""
@@ -98,15 +106,53 @@ class FunctionMetric(TaskMetric):
         return self.function([reference, prediction])
 
 
-def bind(config: TaskConfig, code: TaskCode, hub: HubAPI) -> tuple[dict[str, Measure], list[str]]:
+class HubMetric(TaskMetric):
+    """A metric of Hugging Face ``evaluate`` (``hf_evaluate: true``), one document at a time, as the harness calls it."""
+
+    def __init__(self, name: str, options: Mapping[str, Any]) -> None:
+        from llmasos_evals.tasks.standins.scripts import SCRIPTS
+
+        super().__init__(name)
+        if name not in SCRIPTS:
+            # Same names, other definitions: its bleu is between 0 and 1.
+            raise InputError(
+                f"metric {name} is a script of the `evaluate` hub, which is code from elsewhere",
+                hint=f"known without it: {', '.join(sorted(SCRIPTS))}; or leave out `hf_evaluate` to use the metric of "
+                "that name that a plugin provides, if there is one",
+            )
+        self.function = SCRIPTS[name]
+        self.options = dict(options)
+
+    def details(self) -> Mapping[str, str]:
+        given = {key: str(value) for key, value in sorted(self.options.items())}
+        return {"from": "evaluate"} | given
+
+    def item(self, outcome: Outcome) -> Any:
+        if not isinstance(outcome, GenerationOutcome):
+            raise self.cannot_score(outcome)
+        right, given = label_pair(outcome)
+        try:
+            value = self.function([given], [right], **self.options)
+        except (TypeError, ValueError) as error:
+            raise EvaluationError(f"metric {self.name}: {error}") from error
+        return value.get(self.name, value)
+
+
+def bind(
+    config: TaskConfig, code: TaskCode, hub: HubAPI, *, execution: bool = False
+) -> tuple[dict[str, Measure], list[str]]:
     """The measures of a task by name, and remarks about options that have no effect.
 
-    Raises InputError for options and combinations that make no sense, UnknownName for a metric no plugin provides,
-    MissingDependency when its library is not installed.
+    ``execution``: metrics may run programs that the model wrote. Raises InputError for options and combinations that make
+    no sense, UnknownName for a metric no plugin provides, MissingDependency when its library is not installed, UsageError
+    for a metric that runs programs without permission.
     """
     measures, remarks = {}, []
     for spec in config.metric_list:
         measure = _bind(spec, config, code, hub)
+        if getattr(measure.metric, "runs_programs", False):
+            require_permission(execution, f"task {config.task}: metric {measure.name}")
+            measure.metric.permitted = True  # type: ignore[attr-defined]
         measures[measure.name] = measure
         idle = getattr(measure.metric, "idle", ())
         if idle:
@@ -119,19 +165,24 @@ def _bind(spec: MetricSpec, config: TaskConfig, code: TaskCode, hub: HubAPI) -> 
     aggregation = _aggregation(spec.aggregation, code, source)
     if config.process_results is not None:
         default = None if aggregation else _catalogued_aggregation(spec.name, hub)
-        better = (
-            spec.higher_is_better
-            if spec.higher_is_better is not None
-            else _catalogued_direction(spec.name, hub)
-        )
+        better = _higher(spec.higher_is_better, spec.name, hub)
         return Measure(spec.name, TaskMetric(spec.name, aggregation or default), better)
     if isinstance(spec.metric, FunctionRef):
         metric = FunctionMetric(spec.name, code.resolve(spec.metric), spec.options)
         if aggregation is not None:
             metric.aggregation = aggregation
         return Measure(spec.name, metric, spec.higher_is_better is not False)
+    if _from_hub(spec, config):
+        return Measure(
+            spec.name, _hub_metric(spec, source, aggregation), _higher(spec.higher_is_better, spec.name, hub)
+        )
     definition, made = _from_catalogue(spec, config, hub)
     better = definition.higher_is_better if spec.higher_is_better is None else spec.higher_is_better
+    if spec.metric == "acc" and config.output_type == "generate_until" and aggregation is None:
+        raise InputError(
+            f"{source}: metric acc of generated text needs an aggregation function of the task's own",
+            hint="exact_match compares texts",
+        )
     if aggregation is not None and isinstance(made, AggregatedMetric):
         if made.aggregation.name != aggregation.name:
             made.aggregation = aggregation
@@ -139,16 +190,31 @@ def _bind(spec: MetricSpec, config: TaskConfig, code: TaskCode, hub: HubAPI) -> 
     return Measure(spec.name, made, better, aggregation, definition.unit, definition.range)
 
 
+def _from_hub(spec: MetricSpec, config: TaskConfig) -> bool:
+    """Whether the harness would ask ``evaluate`` for the metric and call it; for choices it computes its own."""
+    asked = bool(spec.options.get("hf_evaluate", False))
+    return asked and config.output_type == "generate_until" and spec.metric != "exact_match"
+
+
+def _hub_metric(spec: MetricSpec, source: Path, aggregation: Aggregation | None) -> HubMetric:
+    options = {key: value for key, value in spec.options.items() if key != "hf_evaluate"}
+    try:
+        made = HubMetric(spec.name, options)
+    except InputError as error:
+        raise InputError(f"{source}: {error.message}", hint=error.hint) from error
+    if aggregation is not None:
+        made.aggregation = aggregation
+    return made
+
+
+def _higher(given: bool | None, name: str, hub: HubAPI) -> bool:
+    return _catalogued_direction(name, hub) if given is None else given
+
+
 def _from_catalogue(spec: MetricSpec, config: TaskConfig, hub: HubAPI) -> tuple[Any, Metric]:
     source = config.source
     options = dict(spec.options)
-    remote = options.pop("hf_evaluate", False)
-    if remote and config.output_type == "generate_until" and spec.metric != "exact_match":
-        # Same names, other definitions: its bleu is between 0 and 1. Only exact_match is known to be the same.
-        raise InputError(
-            f"{source}: metric {spec.metric} is a script of the `evaluate` hub, which is code from elsewhere",
-            hint="leave out `hf_evaluate` to use the metric of that name that a plugin provides, if there is one",
-        )
+    options.pop("hf_evaluate", None)
     try:
         definition: Any = hub.contribution("metric", spec.metric)
     except UnknownName as error:

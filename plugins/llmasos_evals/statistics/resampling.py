@@ -7,6 +7,7 @@ of sacrebleu and rouge-score: intervals equal theirs to the last digit.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmasos.api import EvaluationError
+from llmasos_evals.statistics.aggregations import resamples, sample_stddev
+from llmasos_evals.statistics.sums import Sums
 
 #: Numbers gathered at once: 32 MB of float64.
 BLOCK = 4_000_000
 #: sacrebleu's seed when its environment variable is not set, and both libraries' number of replicates.
 SACREBLEU_SEED = 12345
 REPLICATES = 1000
+#: Replicates for the standard error of aggregations that lm-evaluation-harness has none for.
+NATIVE_REPLICATES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +122,38 @@ def scores_of_blocks(
     for block in blocks:
         for row in summed(rows, block):
             yield float(score(row))
+
+
+class SumAggregation:
+    """An aggregation that is a function of a sum of rows, one row a document; subclasses say which rows and function.
+
+    Its standard error is a bootstrap over documents with the harness's random stream, at most 1,000 replicates. The value
+    may be NaN where there is nothing to divide by; such replicates are left out.
+    """
+
+    name: str
+    max_replicates = NATIVE_REPLICATES
+
+    def rows(self, items: Sequence[Any]) -> NDArray[np.float64]:
+        """``[documents, k]``."""
+        return np.asarray(items, dtype=np.float64)
+
+    def score_of_row(self, row: Any) -> float:
+        """The value of a sum of rows ``[k]``."""
+        return float(row[0])
+
+    def value(self, items: Sequence[Any]) -> float:
+        return self.score_of_row(self.rows(items).sum(axis=0))
+
+    def statistic(self, items: Sequence[Any]) -> Sums:
+        """The rows, and what their sums come to."""
+        return Sums(self.rows(items), lambda sums: np.array([self.score_of_row(row) for row in sums]))
+
+    def stderr(self, items: Sequence[Any], bootstrap: int) -> float | None:
+        blocks = resamples(len(items), min(bootstrap, self.max_replicates))
+        scores = [
+            score
+            for score in scores_of_blocks(self.rows(items), blocks, self.score_of_row)
+            if not math.isnan(score)
+        ]
+        return sample_stddev(scores) if len(scores) > 1 else None

@@ -48,22 +48,32 @@ def plain_answers(requests: Sequence[Request], responses: Sequence[Response]) ->
 
 
 def outcome_of(
-    output_type: str, rules: Rules, shape: Shape, doc: Mapping[str, Any], target: Any, answers: Sequence[Any]
+    output_type: str,
+    rules: Rules,
+    shape: Shape,
+    doc: Mapping[str, Any],
+    target: Any,
+    answers: Sequence[Any],
+    tokens: int = 0,
 ) -> Outcome:
     """What a document came to. ``answers`` are filtered: one a request, for generations one in all.
+
+    ``tokens`` counts what was scored of the document.
 
     Raises EvaluationError for a document without a right choice.
     """
     if output_type == "loglikelihood":
-        return LikelihoodOutcome(*answers[0])
+        return LikelihoodOutcome(*answers[0], tokens=tokens)
     if output_type == "loglikelihood_rolling":
-        return RollingOutcome(answers[0], str(target))
+        return RollingOutcome(answers[0], str(target), tokens)
     if output_type == "multiple_choice":
         return _choice(rules, shape, doc, target, answers)
     if rules.choice is not None:
         target = shape.fields.choice(rules.choice, doc)[target]
     references = target if isinstance(target, list) else [target]
-    return GenerationOutcome(answers[0], tuple(str(reference) for reference in references), shape.multiple, doc)
+    return GenerationOutcome(
+        answers[0], tuple(str(reference) for reference in references), shape.multiple, doc
+    )
 
 
 def _choice(

@@ -23,7 +23,7 @@ from llmasos.api import (
 )
 from llmasos_evals.datasets.rows import copied
 from llmasos_evals.digests import digest, plain
-from llmasos_evals.metrics.likelihood import ties
+from llmasos_evals.metrics.likelihood import Accuracy, ties
 from llmasos_evals.metrics.measures import FunctionMetric, Measure, TaskMetric, bind
 from llmasos_evals.statistics.clusters import Clusters
 from llmasos_evals.statistics.intervals import interval
@@ -100,7 +100,7 @@ class Task:
         for spec in config.filter_list:
             steps = tuple((code.resolve(step), code.resolve(dict(options))) for step, options in spec.steps)
             self._pipelines.append(build_pipeline(replace(spec, steps=steps), config.source, code.filters))
-        self._measures, remarks = bind(config, code, hub)
+        self._measures, remarks = bind(config, code, hub, execution=allow_code_execution)
         #: Lines the user should see, for example metric options without effect.
         self.remarks: tuple[str, ...] = (
             *remarks,
@@ -199,6 +199,7 @@ class Task:
         The values are JSON values. Raises EvaluationError when a response lacks what its kind must have.
         """
         answers = plain_answers(planned.requests, responses)
+        tokens = sum(response.tokens for response in responses)
         out: dict[tuple[str, str], Any] = {}
         with repeatable_randomness() if self._code.used else nullcontext():
             for pipeline in self._pipelines:
@@ -207,7 +208,7 @@ class Task:
                     results = [pipeline(answers, doc)]
                 else:
                     results = [pipeline([answer], doc) for answer in answers]
-                for name, value in self._contributions(planned, results).items():
+                for name, value in self._contributions(planned, results, tokens).items():
                     out[name, pipeline.name] = plain(value)
         return out
 
@@ -248,31 +249,44 @@ class Task:
         return scores
 
     def observe(self, planned: PlannedDocument, responses: Sequence[Response]) -> dict[str, int]:
-        """Things worth counting over a task: ``ties`` for the best choice, labels that name no choice."""
+        """Things worth counting over a task: labels that name no choice, and ties for the best one.
+
+        ``ties`` of the log-likelihoods, ``ties_acc_norm`` and the like of what another metric takes the best of.
+        """
         if self.output_type != "multiple_choice":
             return {}
         outcome = self._outcome(planned, plain_answers(planned.requests, responses))
         if not isinstance(outcome, ChoiceOutcome):
             return {}
         outside = any(not 0 <= gold < len(outcome.choices) for gold in outcome.gold)
-        return {"ties": int(ties(outcome)), "labels_out_of_range": int(outside)}
+        found = {"ties": int(ties(outcome)), "labels_out_of_range": int(outside)}
+        for name, measure in self._measures.items():
+            if isinstance(measure.metric, Accuracy) and name != "acc":
+                found[f"ties_{name}"] = int(measure.metric.tied(outcome))
+        return found
 
-    def _outcome(self, planned: PlannedDocument, answers: Sequence[Any]) -> Outcome:
+    def _outcome(self, planned: PlannedDocument, answers: Sequence[Any], tokens: int = 0) -> Outcome:
         try:
             return outcome_of(
-                self.output_type, self._rules.question, self._shape, planned.doc, planned.target, answers
+                self.output_type,
+                self._rules.question,
+                self._shape,
+                planned.doc,
+                planned.target,
+                answers,
+                tokens,
             )
         except EvaluationError as error:
             raise EvaluationError(f"{error.message} (document {planned.index})", hint=error.hint) from error
 
-    def _contributions(self, planned: PlannedDocument, results: list[Any]) -> Mapping[str, Any]:
+    def _contributions(self, planned: PlannedDocument, results: list[Any], tokens: int) -> Mapping[str, Any]:
         process = self._rules.process_results
         if process is not None:
             made = process(copied(dict(planned.doc)), results)
             if not isinstance(made, Mapping):
                 raise EvaluationError(f"task {self.name}: process_results must return a mapping of metrics")
             return made
-        outcome = self._outcome(planned, results)
+        outcome = self._outcome(planned, results, tokens)
         out: dict[str, Any] = {}
         for name, measure in self._measures.items():
             value = measure.metric.item(outcome)
@@ -284,6 +298,9 @@ class Task:
         if name in self._measures:
             return self._measures[name]
         for measure in self._measures.values():
+            part = getattr(measure.metric, "part", None)
+            if part is not None and (metric := part(name)) is not None:  # one of several values, such as pass@10
+                return replace(measure, name=name, metric=metric)
             if isinstance(
                 measure.metric, FunctionMetric
             ):  # it returned several values; they share its aggregation

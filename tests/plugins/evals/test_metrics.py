@@ -22,6 +22,7 @@ from llmasos.api import (
     RollingOutcome,
 )
 from llmasos_evals.metrics import base
+from llmasos_evals.metrics.classification import F1Score, Matthews
 from llmasos_evals.metrics.corpus import Bleu, Chrf, ChrfPlusPlus, Ter
 from llmasos_evals.metrics.generation import ExactMatch
 from llmasos_evals.metrics.likelihood import (
@@ -30,8 +31,6 @@ from llmasos_evals.metrics.likelihood import (
     AccuracyPerByte,
     AccuracyPerCharacter,
     BrierScore,
-    F1Score,
-    Matthews,
     ties,
 )
 from llmasos_evals.metrics.rouge import Rouge1, Rouge2, RougeL, RougeLsum
@@ -314,13 +313,41 @@ def test_standard_errors_of_groups() -> None:
 # ---- catalogue ------------------------------------------------------------------------------------------------------
 
 
-def outcome_for(kind: str) -> Any:
-    return {
-        "multiple_choice": choice(-1.0, -2.0, gold=1, unconditional=(-1.0, -1.0)),
-        "loglikelihood": LikelihoodOutcome(-2.0, False),
-        "loglikelihood_rolling": RollingOutcome(-20.0, "some words"),
-        "generate_until": said("a b c", "a b d"),
-    }[kind]
+BBQ = {
+    "context_condition": "ambig",
+    "question_polarity": "neg",
+    "label": 2,
+    "ans0": "The old man",
+    "ans1": "The young man",
+    "ans2": "Not known",
+    "answer_info": {"ans0": ["the old man", "old"], "ans1": ["x", "young"], "ans2": ["x", "unknown"]},
+    "additional_metadata": {"stereotyped_groups": ["old"]},
+}
+IFEVAL = {
+    "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_sentences"],
+    "kwargs": [{}, {"num_sentences": 2, "relation": "less than"}],
+}
+
+
+def outcome_for(name: str, kind: str) -> Any:
+    """An outcome that a metric can score."""
+    if kind == "multiple_choice":
+        pair = ("pct_stereotype", "likelihood_diff")
+        scores = (
+            (-1.0, -2.0) if name in pair or not name.startswith(("bbq", "stereoset")) else (-1.0, -2.0, -3.0)
+        )
+        return choice(*scores, gold=1, unconditional=(-1.0,) * len(scores), doc=BBQ)
+    if kind == "loglikelihood":
+        return LikelihoodOutcome(-2.0, False, 3)
+    if kind == "loglikelihood_rolling":
+        return RollingOutcome(-20.0, "some words", 5)
+    if name.startswith("entity"):
+        return said("B-PER O", "B-PER B-LOC")
+    if name == "f1" or name == "acc":
+        return said(1, "0")
+    if name == "pass_at_k":
+        return said("x = 1", "assert x == 1")
+    return GenerationOutcome("a b c", ("a b d",), doc=BBQ | IFEVAL)
 
 
 @pytest.mark.parametrize("definition", list(llmasos_metrics()), ids=lambda definition: definition.name)
@@ -330,9 +357,18 @@ def test_every_metric_of_the_catalogue_keeps_its_promises(definition: Any) -> No
     metric = hub.get("metric", definition.name)()
     assert metric.signature.startswith(f"{definition.name}|")
     assert "|v:" in metric.signature
+    assert definition.unit
     for kind in definition.scores:
-        items = [metric.item(outcome_for(kind))] * 3
+        if (definition.name, kind) == ("acc", "generate_until"):
+            continue  # only for the task's own aggregation
+        if definition.name == "pass_at_k":
+            metric.permitted = True
+        items = [metric.item(outcome_for(definition.name, kind))] * 3
+        if definition.name == "pass_at_k":
+            items = [item["pass@1"] for item in items]
         assert json.loads(json.dumps(items)) == items
+        if definition.name.endswith("_disambig"):
+            items = [[0, *item[1:]] for item in items]
         value = metric.aggregate(items)
         low, high = definition.range
         assert low is None or low <= value
