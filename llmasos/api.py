@@ -83,6 +83,13 @@ from llmasos.contracts.runtime import (
 )
 from llmasos.contracts.signing import Signed, Signer, SignerDef
 from llmasos.contracts.stage import Report, Stage, StageResult, Worker
+from llmasos.contracts.task_source import (
+    ProgramDocument,
+    ProgramSettings,
+    TaskProgram,
+    TaskSource,
+    TaskSourceDef,
+)
 from llmasos.contracts.tokenizer import Encoding, SpecialTokens, Tokenizer, TokenizerDef, TokenizerFormat
 from llmasos.errors import (
     AmbiguousName,
@@ -182,6 +189,8 @@ __all__ = [
     "PreparedModel",
     "Processor",
     "ProcessorDef",
+    "ProgramDocument",
+    "ProgramSettings",
     "Progress",
     "Provided",
     "Report",
@@ -199,6 +208,9 @@ __all__ = [
     "Stage",
     "StageResult",
     "TaskDef",
+    "TaskProgram",
+    "TaskSource",
+    "TaskSourceDef",
     "TensorInfo",
     "Tokenizer",
     "TokenizerDef",

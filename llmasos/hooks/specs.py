@@ -37,6 +37,7 @@ from llmasos.contracts.hub import HubAPI
 from llmasos.contracts.model import ModelArchitecture, ResolvedModel, WeightLoader
 from llmasos.contracts.runtime import BackendDef, BackendRequest, KernelOp
 from llmasos.contracts.signing import SignerDef
+from llmasos.contracts.task_source import TaskSourceDef
 from llmasos.contracts.tokenizer import TokenizerDef
 from llmasos.hooks.commands import CommandDef
 from llmasos.hooks.markers import hookspec
@@ -66,6 +67,7 @@ HOOKS: dict[str, HookInfo] = {
     "data_sources": HookInfo("collect", "both", "data_source"),
     "processors": HookInfo("collect", "worker", "processor"),
     "tasks": HookInfo("collect", "driver", "task"),
+    "task_sources": HookInfo("collect", "driver", "task_source"),
     "metrics": HookInfo("collect", "driver", "metric"),
     "evaluators": HookInfo("collect", "driver", "evaluator"),
     "eval_started": HookInfo("notify", "driver"),
@@ -262,6 +264,21 @@ def llmasos_tasks() -> Iterable[TaskDef]:
         @hookimpl
         def llmasos_tasks():
             yield TaskDef(name="acme_qa", factory="acme_qa:tasks/acme_qa.yaml")
+    """
+
+
+@hookspec
+def llmasos_task_sources() -> Iterable[TaskSourceDef]:
+    """Tasks of another installed package: its folders of task files, and its tasks that are Python classes.
+
+    When: ``llmasos eval`` looks up a name that neither ``--include`` nor a plugin's tasks have, or meets a task file with
+    ``class``. Returns: descriptors; ``factory`` names a TaskSource. Since: API 1.0. Implemented by: llmasos-lmeval.
+
+    ::
+
+        @hookimpl
+        def llmasos_task_sources():
+            yield TaskSourceDef(name="acme-bench", factory="acme_bench:InstalledTasks")
     """
 
 
