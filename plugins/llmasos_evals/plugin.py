@@ -34,6 +34,7 @@ COMMANDS = {
     "eval.verify": "verify",
     "eval.sign": "sign",
     "eval.rescore": "rescore",
+    "eval.compare": "compare",
     "eval.ls": "ls",
 }
 
