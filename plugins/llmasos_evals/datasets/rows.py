@@ -40,7 +40,14 @@ class Rows(Sequence[Row]):
     ``features`` keeps what a file says about its columns (for example the names of classes); it is not checked.
     """
 
-    def __init__(self, rows: Iterable[Mapping[str, Any]], features: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        features: Mapping[str, Any] | None = None,
+        *,
+        typed: bool = False,
+    ) -> None:
+        """``typed``: whoever read the rows gave every column its type already."""
         self._rows = [{key: _plain(value) for key, value in row.items()} for row in rows]
         columns: dict[str, None] = {}
         for row in self._rows:
@@ -52,7 +59,7 @@ class Rows(Sequence[Row]):
             if len(row) != len(columns):
                 for name in columns:
                     row.setdefault(name, None)
-        for name in self.column_names:
+        for name in () if typed else self.column_names:
             _unify(self._rows, name)
         known = features or {}
         self.features: dict[str, Any] = {name: known.get(name) for name in self.column_names}

@@ -6,7 +6,6 @@ when the user allows it.
 
 from __future__ import annotations
 
-import glob
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,27 +115,41 @@ def _loader(folder: Path) -> Any:
     return loader_class
 
 
+class AnchoredPath(str):
+    """An absolute path, and what the task file says: which of them is meant depends on where the data lies."""
+
+    stated: str
+
+    @classmethod
+    def of(cls, stated: str, folder: Path) -> AnchoredPath:
+        """The path of a file or pattern that is relative to ``folder``."""
+        path = cls(folder / Path(stated).expanduser())
+        path.stated = stated
+        return path
+
+
 def anchor_data_files(value: dict[str, Any], folder: Path) -> None:
-    """Relative data files are relative to the file that states them; patterns with ``*`` become sorted lists."""
+    """Relative data files and data folders are relative to the file that states them."""
     options = value.get("dataset_kwargs")
-    if not isinstance(options, dict) or "data_files" not in options:
+    if not isinstance(options, dict):
         return
 
     def anchor(item: Any) -> Any:
         if isinstance(item, list):
-            return [path for entry in item for path in _as_list(anchor(entry))]
-        if isinstance(item, str) and "://" not in item:
-            path = str(folder / Path(item).expanduser())
-            return sorted(glob.glob(path, recursive=True)) or path if glob.has_magic(item) else path
+            return [anchor(entry) for entry in item]
+        if isinstance(item, str) and "://" not in item and not isinstance(item, AnchoredPath):
+            return AnchoredPath.of(item, folder)
         return item
 
-    files = options["data_files"]
-    anchored = {k: anchor(v) for k, v in files.items()} if isinstance(files, dict) else anchor(files)
-    value["dataset_kwargs"] = {**options, "data_files": anchored}
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+    made = dict(options)
+    if "data_files" in options:
+        files = options["data_files"]
+        made["data_files"] = (
+            {key: anchor(item) for key, item in files.items()} if isinstance(files, dict) else anchor(files)
+        )
+    if "data_dir" in options:
+        made["data_dir"] = anchor(options["data_dir"])
+    value["dataset_kwargs"] = made
 
 
 def _one_line(error: Exception) -> str:
