@@ -31,11 +31,12 @@ TASKS = {
 
 #: Commands, and their modules under ``commands/``.
 COMMANDS = {
-    "eval.verify": "verify",
-    "eval.sign": "sign",
-    "eval.rescore": "rescore",
     "eval.compare": "compare",
     "eval.ls": "ls",
+    "eval.rescore": "rescore",
+    "eval.sign": "sign",
+    "eval.verify": "verify",
+    "eval.view": "view",
 }
 
 
