@@ -94,7 +94,7 @@ class Data:
         if name not in place.splits:
             known = ", ".join(sorted(place.splits)) or "none"
             raise InputError(
-                f"{request.what} reads split {name!r}, which its data does not have (it has: {known})",
+                f"{request.what} reads split {name!r}, for which it has no data file (it has: {known})",
                 hint=_add_hint(request, [name], place)
                 or f"add it: `dataset_kwargs: {{data_files: {{{name}: FILE.jsonl}}}}`, or set the split to null",
             )
