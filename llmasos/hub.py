@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 class Hub(KernelHub):
     """Load, describe, generate, evaluate and process with the plugins of this environment."""
 
-    def resolve_model(self, ref: str) -> ResolvedModel:
-        """Where a model reference leads. Raises ModelNotFound, and PluginRequired when the model needs plugins that are
-        not there and nobody consented to installing them."""
+    def resolve_model(self, ref: str, *, fetch: bool = True) -> ResolvedModel:
+        """Where a model reference leads; without ``fetch`` only what is here already is looked at. Raises ModelNotFound, and
+        PluginRequired when the model needs plugins that are not there and nobody consented to installing them."""
         from llmasos.pipelines.requirements import resolve_model
 
-        return resolve_model(self, ref)
+        return resolve_model(self, ref, fetch=fetch)
 
     def load_model(
         self, ref: str, *, device: str = "auto", dtype: str = "exact", allow_pickle: bool = False

@@ -68,8 +68,8 @@ class HubAPI(Protocol):
     def get(self, kind: str, name: str) -> Any:
         """The object behind a contribution: its factory path, imported."""
 
-    def resolve_model(self, ref: str) -> ResolvedModel:
-        """Where a model reference leads. Raises ModelNotFound."""
+    def resolve_model(self, ref: str, *, fetch: bool = True) -> ResolvedModel:
+        """Where a model reference leads; without ``fetch`` only what is here already is looked at. Raises ModelNotFound."""
 
     def load_model(
         self, ref: str, *, device: str = "auto", dtype: str = "exact", allow_pickle: bool = False

@@ -228,12 +228,19 @@ class KernelHub:
             )
         return str(answer)
 
-    def locate_model(self, ref: str) -> ResolvedModel:
+    def locate_model(self, ref: str, *, fetch: bool = True) -> ResolvedModel:
         """Where a model reference leads, whatever plugins the model needs: pipelines call
         ``llmasos.pipelines.requirements.resolve_model``, which looks at that too.
 
-        Raises ModelNotFound, PluginCallError for an answer that is none.
+        Without ``fetch`` only what is here already is looked at. Raises ModelNotFound, PluginCallError for an answer that is none.
         """
+        offline, self.offline = self.offline, self.offline or not fetch
+        try:
+            return self._locate(ref)
+        finally:
+            self.offline = offline
+
+    def _locate(self, ref: str) -> ResolvedModel:
         plugin: str | None = None
         found: Any = None
         # One by one: a resolver behind the one that answers is not loaded, and so not in the record of a run either.

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from llmasos.kernel.record import PluginRecord
 
 
-def resolve_model(hub: KernelHub, ref: str) -> ResolvedModel:
+def resolve_model(hub: KernelHub, ref: str, *, fetch: bool = True) -> ResolvedModel:
     """Where a model reference leads, when every plugin that the model requires can be used.
 
-    What is missing is offered to ``hub.provision``. Raises ModelNotFound, ManifestError for a malformed ``llmasos.toml``,
+    Without ``fetch`` only a model that is here already is found. What is missing is offered to ``hub.provision``. Raises ModelNotFound, ManifestError for a malformed ``llmasos.toml``,
     PluginRequired with the command to run when the user did not consent, and what provisioning raises.
     """
-    resolved = hub.locate_model(ref)
+    resolved = hub.locate_model(ref, fetch=fetch)
     meet(hub, model_manifest(resolved.path).requires, ref)
     return resolved
 

@@ -1,7 +1,8 @@
 """The ``harness`` evaluator: task files to prompts to scores to a record.
 
-Order of work: task files first (a misspelt field should not cost a model load), then the model, then every prompt, then
-scoring task by task, each document written as it finishes, then metrics and the record.
+Order of work: task files first (a misspelt field should not cost a model load), then what can be known of the model without
+its weights, then every prompt, then scoring, shard by shard, each document written as its last answer arrives, then metrics
+and the record.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from llmasos.api import (
     EvalRequest,
     EvalResult,
     EvaluationError,
+    Evaluator,
     HubAPI,
+    MissingDependency,
     ModelNotFound,
     Progress,
-    Response,
-    Scorer,
     UnknownName,
     UsageError,
     canonical_digest,
@@ -31,9 +32,10 @@ from llmasos_evals.records.results import Tally, group_sections
 from llmasos_evals.records.runs import TaskRun, describe, execution_section
 from llmasos_evals.records.samples import is_whole, sample_line
 from llmasos_evals.records.store import SampleStore
-from llmasos_evals.scoring.reference import ReferenceScorer
+from llmasos_evals.scoring.session import ScoringSession
+from llmasos_evals.scoring.suite import Finished
 from llmasos_evals.tasks.library import Selection, select
-from llmasos_evals.tasks.task import PlannedDocument, Score, Task
+from llmasos_evals.tasks.task import Score, Task
 
 
 class Stopwatch:
@@ -62,30 +64,43 @@ class HarnessEvaluator:
         folder holds another run, EvaluationError when scoring cannot be completed. Finished documents are kept in any case.
         """
         _refuse_unbuilt(request)
+        if request.engine == "lm-eval":
+            return _elsewhere(request, hub, progress)
         watch = Stopwatch()
         with watch.phase("tasks"):
             progress.phase("reading tasks")
             selection = select_tasks(request, hub)
         with watch.phase("model"):
-            progress.phase(f"loading {request.model}")
-            loaded = hub.load_model(
+            progress.phase(f"opening {request.model}")
+            prepared = hub.prepare_model(
                 request.model, device=request.device, dtype=request.dtype, allow_pickle=request.allow_pickle
             )
-        scorer = ReferenceScorer(loaded, hub, batch_size=request.batch_size, seed=request.seed)
         with watch.phase("prompts"):
             runs = plan_tasks(selection, request, progress)
+        session = ScoringSession(request, prepared, hub)
         origin = hub.provenance()
-        described = describe(request, loaded, scorer, runs, origin)
+        described = describe(request, prepared, session, runs, origin)
         identity = described | {"libraries": origin["environment"]["libraries"]}
         run_key = canonical_digest(identity)
         folder = request.output or hub.cache_dir / "evals" / run_key[:16]
         with SampleStore(Path(folder), identity, resume=request.resume) as store:
             try:
                 with watch.phase("scoring"):
-                    _score_all(runs, scorer, store, request.batch_size, progress)
+                    take_over(runs, store)
+                    for document in session.answer(
+                        runs,
+                        {run.task.name: run.samples for run in runs},
+                        folder=store.work,
+                        context=run_key,
+                        origin=origin,
+                        progress=progress,
+                    ):
+                        _finish(document, store)
             except BaseException:
                 _say_what_is_kept(runs, store, progress)
                 raise
+            for run in runs:
+                _report_counts(run, progress)
             with watch.phase("metrics"):
                 tallies, scores = aggregate_runs(runs, request.bootstrap, progress, request.compat)
             record = sealed(
@@ -96,11 +111,11 @@ class HarnessEvaluator:
                         section | tallies[run.task.name].section(scores[run.task.name])
                         for section, run in zip(described["tasks"], runs, strict=True)
                     ],
-                    "groups": group_sections(selection, scores),
+                    "groups": sorted(group_sections(selection, scores), key=lambda group: group["name"]),
                     "prompt_digest": merkle_root([tally.prompt_digest for tally in tallies.values()]),
                     "samples_digest": merkle_root([tally.samples_digest for tally in tallies.values()]),
                     "environment": dict(origin["environment"]),
-                    "execution": execution_section(request),
+                    "execution": execution_section(request, session.counts()),
                     "timings": {
                         "started": watch.started,
                         "seconds": watch.seconds,
@@ -116,15 +131,7 @@ class HarnessEvaluator:
 def _refuse_unbuilt(request: EvalRequest) -> None:
     """Refuse, rather than ignore, what this evaluator has no code for. Raises UsageError."""
     for option, asked in (
-        ("--batch-invariant", request.batch_invariant),
-        ("--token-budget", request.token_budget is not None),
-        ("--workers", request.workers > 1),
-        ("--threads", request.threads is not None),
-        ("--ray", request.ray is not None),
-        ("--cache", request.cache),
-        ("--stride", request.stride is not None),
         ("--gen-kwargs", bool(request.gen_kwargs)),
-        ("--engine lm-eval", request.engine == "lm-eval"),
         ("--limit auto", request.limit == "auto"),
         ("--apply-chat-template", bool(request.apply_chat_template)),
         ("--system-instruction", request.system_instruction is not None),
@@ -132,6 +139,17 @@ def _refuse_unbuilt(request: EvalRequest) -> None:
     ):
         if asked:
             raise UsageError(f"{option} is not there yet in this version", hint="leave it out")
+
+
+def _elsewhere(request: EvalRequest, hub: HubAPI, progress: Progress) -> EvalResult:
+    """Have the evaluator ``lm-eval``, which another plugin brings, do it. Raises MissingDependency without it."""
+    if not any(provided.name == "lm-eval" for provided in hub.names("evaluator")):
+        raise MissingDependency(
+            "the engine lm-eval needs the plugin llmasos-lmeval, which is not enabled or not installed",
+            hint='pip install "llmasos[lm-eval]"; `llmasos plugin list` shows the plugins',
+        )
+    evaluator: Evaluator = hub.get("evaluator", "lm-eval")()
+    return evaluator.evaluate(request, hub, progress)
 
 
 # ---- planning ---------------------------------------------------------------------------------------------------------
@@ -148,22 +166,26 @@ def select_tasks(request: EvalRequest, hub: HubAPI) -> Selection:
     try:
         return found()
     except UnknownName:
-        # The task may be one of a plugin that the model requires and that is not here yet: this offers to install it.
+        # The task may be one of a plugin that the model requires: looking at the model offers to install it. A model that
+        # is not here yet is not fetched for that: a misspelt task should not cost a download.
         with suppress(ModelNotFound):
-            hub.resolve_model(request.model)
+            hub.resolve_model(request.model, fetch=False)
         return found()
 
 
 def plan_tasks(selection: Selection, request: EvalRequest, progress: Progress) -> list[TaskRun]:
-    """Every document that was asked for, with its requests. Raises InputError, UsageError for documents that are not there."""
+    """Every document that was asked for, with its requests; tasks by name, since their order decides nothing.
+
+    Raises InputError, UsageError for documents that are not there.
+    """
     sizes = [min(task.size(), request.limit or task.size()) for task in selection.tasks]
     progress.phase("building prompts", sum(sizes))
     runs = []
-    for task in selection.tasks:
+    for task in sorted(selection.tasks, key=lambda task: task.name):
         for remark in task.remarks:
             progress.warn(f"{task.name}: {remark}")
-        planned = []
         wanted = _wanted(request, task)
+        planned = []
         for document in task.plan(
             limit=request.limit, num_fewshot=request.num_fewshot, seed=request.seed, compat=request.compat
         ):
@@ -196,9 +218,8 @@ def _wanted(request: EvalRequest, task: Task) -> frozenset[int] | None:
 # ---- scoring ----------------------------------------------------------------------------------------------------------
 
 
-def _score_all(
-    runs: Sequence[TaskRun], scorer: Scorer, store: SampleStore, batch_size: int, progress: Progress
-) -> None:
+def take_over(runs: Sequence[TaskRun], store: SampleStore) -> None:
+    """Fill ``samples`` of each run with its finished documents. Raises EvaluationError for one that is damaged."""
     for run in runs:
         wanted = {document.index: document for document in run.planned}
         kept = store.finished(run.task.name)
@@ -210,60 +231,16 @@ def _score_all(
                     hint="--no-resume computes the documents again; or use another --output",
                 )
         run.resumed = len(run.samples)
-    progress.phase("scoring", sum(len(run.planned) for run in runs))
-    progress.advance(sum(run.resumed for run in runs))
-    for run in runs:
-        for batch in _batches(run, batch_size):
-            _score_batch(run, batch, scorer, store, progress)
-        _report_counts(run, progress)
 
 
-def _batches(run: TaskRun, batch_size: int) -> Iterator[Sequence[PlannedDocument]]:
-    """What to score together.
-
-    Documents that generate text share their arithmetic, so their batches are fixed by the plan: a batch that was
-    interrupted runs again whole, and gives its finished documents the same text they had. Likelihoods are independent.
-    """
-    if not run.generates:
-        yield [document for document in run.planned if document.index not in run.samples]
-        return
-    for start in range(0, len(run.planned), batch_size):
-        batch = run.planned[start : start + batch_size]
-        if any(document.index not in run.samples for document in batch):
-            yield batch
-
-
-def _score_batch(
-    run: TaskRun, batch: Sequence[PlannedDocument], scorer: Scorer, store: SampleStore, progress: Progress
-) -> None:
-    documents = {document.index: document for document in batch}
-    waiting: dict[int, dict[int, Response]] = {index: {} for index in documents}
-
-    def finish(document: PlannedDocument) -> None:
-        found = waiting.pop(document.index)
-        if document.index in run.samples:
-            return  # finished before the run was interrupted
-        responses = [found[request.key[2]] for request in document.requests]
-        items, observed = run.task.items(document, responses), run.task.observe(document, responses)
-        cluster = run.task.cluster(document, run.cluster_column)
-        sample = sample_line(document, responses, items, observed, cluster)
-        store.append(run.task.name, sample)
-        run.samples[document.index] = sample
-        progress.advance()
-
-    for document in batch:
-        if not document.requests:
-            finish(document)
-    for response in scorer.score([request for document in batch for request in document.requests]):
-        document = documents[response.key[1]]
-        waiting[document.index][response.key[2]] = response
-        if len(waiting[document.index]) == len(document.requests):
-            finish(document)
-    if waiting:
-        raise EvaluationError(
-            f"scorer {scorer.name} left {len(waiting)} documents of task {run.task.name} unanswered",
-            hint="report it to the author of the scorer",
-        )
+def _finish(document: Finished, store: SampleStore) -> None:
+    """Write a document down: it survives a kill from here on."""
+    run, planned, responses = document.run, document.planned, document.responses
+    items, observed = run.task.items(planned, responses), run.task.observe(planned, responses)
+    cluster = run.task.cluster(planned, run.cluster_column)
+    sample = sample_line(planned, responses, items, observed, cluster)
+    store.append(run.task.name, sample)
+    run.samples[planned.index] = sample
 
 
 def _report_counts(run: TaskRun, progress: Progress) -> None:

@@ -122,7 +122,7 @@ def test_the_table_goes_to_stdout_and_the_talk_to_stderr(model, tasks, tmp_path,
     assert header.split() == ["task", "version", "shots", "metric", "filter", "value", "±", "stderr", "n"]
     assert [line.split()[0] for line in lines] == ["colours", "story"]
     assert lines[0].split()[-1] == "6"
-    assert "scoring: 12/12" in err
+    assert "scoring: 24/24" in err  # three choices and a prompt a document
     assert f"record and samples: {tmp_path / 'out'}" in err
     record = json.loads((tmp_path / "out" / "record.json").read_text())
     assert record["model"]["architecture"] == "llmasos-transformer/llama"

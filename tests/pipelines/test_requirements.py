@@ -55,6 +55,7 @@ METHODS: dict[str, Callable[[Hub, str], Any]] = {
     "resolve_model": lambda hub, ref: hub.resolve_model(ref),
     "load_model": lambda hub, ref: hub.load_model(ref),
     "load_tokenizer": lambda hub, ref: hub.load_tokenizer(ref),
+    "prepare_model": lambda hub, ref: hub.prepare_model(ref),
     "describe": lambda hub, ref: hub.describe(ref),
     "evaluate": lambda hub, ref: hub.evaluate(ref, ("quickstart",), limit=1),
 }
@@ -103,8 +104,9 @@ def model_commands() -> dict[str, click.Command]:
 
     def walk(name: str, one: click.Command) -> None:
         if isinstance(one, click.Group):
-            for part in one.commands:
-                walk(f"{name} {part}", one.commands[part])
+            inner = click.Context(one, obj=State())
+            for part in one.list_commands(inner):
+                walk(f"{name} {part}", one.get_command(inner, part))  # type: ignore[arg-type]
         elif any(isinstance(item, click.Argument) and item.name == "model" for item in one.params):
             found[name] = one
 
@@ -118,7 +120,7 @@ def model_commands() -> dict[str, click.Command]:
 
 
 ARGUMENTS = {
-    "eval": ["quickstart", "--limit", "1"],
+    "eval run": ["quickstart", "--limit", "1"],
     "generate": ["Once"],
     "model info": [],
     "tokenize": ["Once"],

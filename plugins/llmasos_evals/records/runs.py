@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llmasos.api import EvalRequest, LoadedModel, canonical_digest
+from llmasos.api import EvalRequest, PreparedModel, canonical_digest
 from llmasos_evals.records.record import SCHEMA
 from llmasos_evals.scoring.generation import generation_plan
-from llmasos_evals.scoring.reference import ReferenceScorer
 from llmasos_evals.tasks.task import PlannedDocument, Task
+
+if TYPE_CHECKING:
+    from llmasos_evals.scoring.session import ScoringSession
 
 
 @dataclass(slots=True)
@@ -37,14 +39,14 @@ class TaskRun:
 
 def describe(
     request: EvalRequest,
-    loaded: LoadedModel,
-    scorer: ReferenceScorer,
+    prepared: PreparedModel,
+    scorer: ScoringSession,
     runs: Sequence[TaskRun],
     origin: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The sections of the record that are known before scoring: what decides every number."""
-    facts = dict(loaded.facts)
-    tokenizer = loaded.tokenizer
+    facts = dict(prepared.facts)
+    tokenizer = prepared.tokenizer
     template = tokenizer.chat_template
     plan = scorer.plan()
     return {
@@ -53,8 +55,8 @@ def describe(
             **{key: facts[key] for key in ("ref", "source", "revision", "license", "format", "loader")},
             "provenance": {str(key): str(value) for key, value in facts["provenance"].items()},
             **{key: facts[key] for key in ("architecture", "parameters", "dtype", "device", "backend")},
-            "max_length": loaded.model.max_length,
-            "vocab_size": loaded.model.vocab_size,
+            "max_length": prepared.max_length,
+            "vocab_size": prepared.vocab_size,
             "files": dict(facts["files"]),
             "digest": canonical_digest(facts["files"]),
             "ops": dict(facts["ops"]),
@@ -88,7 +90,7 @@ def settings_section(request: EvalRequest) -> dict[str, Any]:
     """What was asked for that can change a number."""
     samples = request.samples
     return {
-        "tasks": list(request.tasks),
+        "tasks": sorted(set(request.tasks)),  # their order decides nothing
         "limit": request.limit,
         "interval": request.interval,
         "samples": None

@@ -1,7 +1,7 @@
 """Where the documents of a run go as they finish, so that a run that was killed goes on where it stopped.
 
 A folder holds one run: ``run.json`` (what the run is), ``samples_TASK.jsonl`` (one line a finished document, in the order
-they finished) and, at the end, ``record.json``. A folder is never used for two different runs.
+they finished) and, at the end, ``record.json``; until then ``.work`` has finished shards. A folder is never used for two runs.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from llmasos.api import EvaluationError, UsageError, canonical_digest, canonical
 
 RUN_FILE = "run.json"
 RECORD_FILE = "record.json"
+WORK_FOLDER = ".work"
 #: Seconds between two fsyncs. A killed process loses nothing that was written; only a power cut loses this much.
 FSYNC_INTERVAL = 2.0
 
@@ -61,6 +63,11 @@ class SampleStore:
         self._files: dict[str, IO[bytes]] = {}
         self._lock: IO[bytes] | None = None
         self._synced = time.monotonic()
+
+    @property
+    def work(self) -> Path:
+        """Where finished shards wait for the documents that they are part of; gone once the record is written."""
+        return self.folder / WORK_FOLDER
 
     def __enter__(self) -> Self:
         try:
@@ -142,6 +149,7 @@ class SampleStore:
         """Write the record. Returns its path."""
         path = self.folder / RECORD_FILE
         write_json(path, record)
+        shutil.rmtree(self.work, ignore_errors=True)
         return path
 
     # ---- the run -------------------------------------------------------------------------------------------------------
@@ -169,6 +177,7 @@ class SampleStore:
             for samples in sorted(self.folder.glob("samples_*.jsonl")):
                 samples.unlink()
             (self.folder / RECORD_FILE).unlink(missing_ok=True)
+            shutil.rmtree(self.work, ignore_errors=True)
 
     def _require_no_samples(self) -> None:
         strangers = sorted(path.name for path in self.folder.glob("samples_*.jsonl"))

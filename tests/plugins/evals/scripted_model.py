@@ -15,6 +15,7 @@ from llmasos.api import (
     GenerationChunk,
     LoadedModel,
     PackedBatch,
+    PreparedModel,
     ResolvedModel,
     SamplingParams,
     SpecialTokens,
@@ -159,6 +160,21 @@ class ScriptedHub(llmasos.Hub):
         }
         return LoadedModel(ResolvedModel(ref, Path(ref), "scripted"), self.model, self.tokenizer, facts)
 
+    def prepare_model(
+        self, ref: str, *, device: str = "auto", dtype: str = "exact", allow_pickle: bool = False
+    ) -> PreparedModel:
+        before = self.loads
+        loaded = self.load_model(ref, device=device, dtype=dtype, allow_pickle=allow_pickle)
+        self.loads = before
+        return PreparedModel(
+            loaded.resolved,
+            loaded.tokenizer,
+            loaded.facts,
+            self.model.max_length,
+            self.model.vocab_size,
+            lambda: self.load_model(ref, device=device, dtype=dtype, allow_pickle=allow_pickle),
+        )
+
     def generate(
         self,
         loaded: LoadedModel,
@@ -166,9 +182,10 @@ class ScriptedHub(llmasos.Hub):
         params: SamplingParams,
         *,
         batch_size: int,
+        share_prefixes: bool = True,
     ) -> Iterator[GenerationChunk]:
         """Greedy, finishing in reverse order, so that an order that is merely hoped for does not hold."""
-        assert batch_size == len(prompts)
+        assert share_prefixes or batch_size == 1
         self.generated.append([tuple(prompt) for prompt in prompts])
         self.params.append(params)
         for index in reversed(range(len(prompts))):

@@ -22,7 +22,8 @@ from llmasos.api import (
 from llmasos.pipelines.evaluate import evaluate
 from llmasos_evals.records.record import record_digest
 from llmasos_evals.records.store import RECORD_FILE
-from llmasos_evals.scoring.reference import ReferenceScorer
+from llmasos_evals.scoring.reference import ReferenceEngine
+from llmasos_evals.scoring.stage import ScoringWorker, _Meter
 
 CHOICE = """
 task: colours
@@ -117,17 +118,23 @@ def test_every_document_is_scored_and_recorded(tmp_path, tasks):
     record = result.record
     assert [(task["name"], task["documents"], task["scores"][0]["n"]) for task in record["tasks"]] == [
         ("colours", 9, 9),
-        ("story", 7, 7),
         ("prose", 4, 4),
+        ("story", 7, 7),
     ]
     assert [group["name"] for group in record["groups"]] == ["everything"]
     assert record["groups"][0]["scores"][0]["value"] == record["tasks"][0]["scores"][0]["value"]
     assert json.loads((tmp_path / "out" / RECORD_FILE).read_text()) == record
-    assert dict(progress.phases)["scoring"] == 20
-    assert progress.counts[[name for name, _ in progress.phases].index("scoring")] == 20
+    # 27 choices and 5 windows, of which some are equal, and 7 prompts.
+    execution = record["execution"]
+    assert execution["requests"] == 40
+    assert dict(progress.phases)["scoring"] == execution["unique_requests"] < 40
+    assert (
+        progress.counts[[name for name, _ in progress.phases].index("scoring")]
+        == dict(progress.phases)["scoring"]
+    )
     assert progress.warnings == []
     assert record["timings"]["documents_computed"] == 20
-    story = record["tasks"][1]
+    story = record["tasks"][2]
     assert story["generation"]["until"] == ["!"]
     assert story["counts"]["tokens"] == 42
 
@@ -170,20 +177,27 @@ class Killed(BaseException):
 
 
 def interrupt_after(monkeypatch, count: int) -> None:
-    original = ReferenceScorer.score
+    """Die when so many requests are answered."""
+    original = _Meter.count
     left = [count]
 
-    def score(self, requests):
-        for response in original(self, requests):
-            if left[0] == 0:
-                raise Killed
-            left[0] -= 1
-            yield response
+    def counted(self):
+        if left[0] == 0:
+            raise Killed
+        left[0] -= 1
+        original(self)
 
-    monkeypatch.setattr(ReferenceScorer, "score", score)
+    monkeypatch.setattr(_Meter, "count", counted)
 
 
-def test_an_interrupted_run_resumes_to_the_same_record(tmp_path, tasks, monkeypatch):
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Shards of a few documents."""
+    monkeypatch.setattr("llmasos_evals.scoring.session.SHARD_TOKENS", 40)
+    monkeypatch.setattr("llmasos_evals.scoring.prompts.ROUNDS", 1)
+
+
+def test_an_interrupted_run_resumes_to_the_same_record(tmp_path, tasks, monkeypatch, small_shards):
     whole = run(tmp_path, tasks, output=tmp_path / "whole").record
     chance = random.Random(4)
     for attempt in range(6):
@@ -191,7 +205,7 @@ def test_an_interrupted_run_resumes_to_the_same_record(tmp_path, tasks, monkeypa
         restarts = 0
         while True:
             with monkeypatch.context() as patch:
-                interrupt_after(patch, chance.randrange(1, 16))
+                interrupt_after(patch, chance.randrange(8, 16))
                 try:
                     record = run(tmp_path, tasks, output=folder).record
                     break
@@ -204,29 +218,34 @@ def test_an_interrupted_run_resumes_to_the_same_record(tmp_path, tasks, monkeypa
         assert restarts
         assert record["digest"] == whole["digest"]
         assert record["samples_digest"] == whole["samples_digest"]
-        assert {k: v for k, v in record.items() if k != "timings"} == {
-            k: v for k, v in whole.items() if k != "timings"
+        outside = ("timings", "execution")
+        assert {k: v for k, v in record.items() if k not in outside} == {
+            k: v for k, v in whole.items() if k not in outside
         }
+        assert not (folder / ".work").exists()
 
 
-def test_finished_documents_are_not_computed_again(tmp_path, tasks, monkeypatch):
+def test_finished_documents_are_not_computed_again(tmp_path, tasks, monkeypatch, small_shards):
     with monkeypatch.context() as patch:
-        interrupt_after(patch, 3 * 4 + 1)  # four documents of three choices, and one choice of the fifth
+        interrupt_after(patch, 12)
         progress = Recorder()
         with pytest.raises(Killed):
             run(tmp_path, tasks, "colours", output=tmp_path / "out", progress=progress)
+    kept = len((tmp_path / "out" / "samples_colours.jsonl").read_text().splitlines())
+    assert 0 < kept < 9
     assert progress.warnings == [
-        f"4 of 9 documents are kept in {tmp_path / 'out'}; the same command goes on from there"
+        f"{kept} of 9 documents are kept in {tmp_path / 'out'}; the same command goes on from there"
     ]
     hub = ScriptedHub(tmp_path / "cache")
     record = run(tmp_path, tasks, "colours", output=tmp_path / "out", hub=hub).record
-    assert len(hub.model.batches) == 5
-    assert record["timings"]["documents_resumed"] == 4
+    assert record["timings"]["documents_resumed"] == kept
+    assert hub.loads == 1
+    computed = sum(len(batch.tokens) for batch in hub.model.batches)
     again = ScriptedHub(tmp_path / "cache")
     run(tmp_path, tasks, "colours", output=tmp_path / "out", hub=again)
-    assert again.model.batches == []
+    assert (again.loads, again.model.batches) == (0, [])  # a finished run asks for no weights
     run(tmp_path, tasks, "colours", output=tmp_path / "out", hub=again, resume=False)
-    assert len(again.model.batches) == 9
+    assert sum(len(batch.tokens) for batch in again.model.batches) > computed
 
 
 @pytest.mark.parametrize("damage", [{"requests": None}, {"doc_digest": "0" * 64}], ids=str)
@@ -241,11 +260,11 @@ def test_a_stored_document_that_is_not_the_planned_one_is_an_error(tmp_path, tas
     assert "--no-resume" in caught.value.hint
 
 
-def test_a_torn_generation_batch_runs_again_whole_and_writes_only_what_was_missing(
-    tmp_path, tasks, monkeypatch
+def test_a_torn_shard_of_prompts_runs_again_whole_and_writes_only_what_was_missing(
+    tmp_path, tasks, monkeypatch, small_shards
 ):
     with monkeypatch.context() as patch:
-        interrupt_after(patch, 4)  # one batch of three, and one document of the second
+        interrupt_after(patch, 4)  # one shard of three, and one prompt of the second
         with pytest.raises(Killed):
             run(tmp_path, tasks, "story", output=tmp_path / "out")
     hub = ScriptedHub(tmp_path / "cache")
@@ -310,8 +329,8 @@ def test_a_task_may_come_with_the_plugin_that_the_model_requires(tmp_path, tasks
     class Provided(ScriptedHub):
         """Looking at the model installs its plugin, here a task file."""
 
-        def resolve_model(self, ref):
-            assert ref == "scripted"
+        def resolve_model(self, ref, *, fetch=True):
+            assert (ref, fetch) == ("scripted", False)  # a misspelt task must not cost a download
             (tasks / "late.yaml").write_text(CHOICE.replace("colours", "late"))
             rows(tasks / "late.jsonl", [{"question": "Q?", "options": ["z", "y"], "answer": 0}])
 
@@ -332,13 +351,13 @@ def test_the_folder_says_how_the_run_is_doing(tmp_path, tasks, monkeypatch):
         return json.loads((tmp_path / "out" / "status.json").read_text())
 
     seen = []
-    original = ReferenceScorer.score
+    original = ScoringWorker.run
 
-    def score(self, requests):
+    def score(self, shard, folder):
         seen.append(status()["state"])
-        return original(self, requests)
+        return original(self, shard, folder)
 
-    monkeypatch.setattr(ReferenceScorer, "score", score)
+    monkeypatch.setattr(ScoringWorker, "run", score)
     record = run(tmp_path, tasks, "colours", output=tmp_path / "out").record
     assert seen == ["running"]
     assert status()["state"] == "finished"
@@ -351,9 +370,9 @@ def test_the_folder_says_how_the_run_is_doing(tmp_path, tasks, monkeypatch):
     assert "colors" in status()["error"]
 
 
-def test_a_scorer_that_forgets_documents_is_an_error(tmp_path, tasks, monkeypatch):
-    monkeypatch.setattr(ReferenceScorer, "score", lambda self, requests: iter(()))
-    with pytest.raises(EvaluationError, match="left 9 documents of task colours unanswered"):
+def test_an_engine_that_forgets_requests_is_an_error(tmp_path, tasks, monkeypatch):
+    monkeypatch.setattr(ReferenceEngine, "run", lambda self, shard: iter(()))
+    with pytest.raises(EvaluationError, match=r"engine reference answered 0 of 2[0-9] requests"):
         run(tmp_path, tasks, "colours")
 
 
