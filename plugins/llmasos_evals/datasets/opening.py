@@ -70,6 +70,11 @@ class Data:
         return self._given or _find(self.request, self._hub)
 
     @property
+    def names(self) -> Sequence[str]:
+        """Names of the splits."""
+        return self.place.splits
+
+    @property
     def lenient(self) -> bool:
         """Whether splits that are not there count as null."""
         return isinstance(self.place, ShelfPlace)

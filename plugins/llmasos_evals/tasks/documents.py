@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from llmasos.api import InputError
-from llmasos_evals.datasets.local import open_data
+from llmasos.api import HubAPI, InputError
+from llmasos_evals.datasets.opening import Data, open_data
 from llmasos_evals.datasets.rows import Rows
 from llmasos_evals.digests import digest_rows
 from llmasos_evals.tasks.config import TaskConfig
@@ -54,6 +55,12 @@ class MadeData:
         return self.splits[name]
 
 
+def _splits(config: TaskConfig) -> list[str]:
+    """Splits that a task names, what is scored first."""
+    named = (config.test_split, config.validation_split, config.training_split, config.fewshot.split)
+    return list(dict.fromkeys(split for split in named if split is not None))
+
+
 def as_rows(made: Any) -> Rows:
     """What task code returned as rows."""
     return made if isinstance(made, Rows) else Rows(made)
@@ -62,15 +69,56 @@ def as_rows(made: Any) -> Rows:
 class Documents:
     """Reads nothing before it is asked; checks at construction that the named files are there (InputError)."""
 
-    def __init__(self, config: TaskConfig, rules: TaskRules) -> None:
-        self.config = config
+    def __init__(self, config: TaskConfig, rules: TaskRules, hub: HubAPI) -> None:
+        self._stated = config
         self.rules = rules
-        self._data: Any = (
-            open_data(config.task, config.dataset_path, config.dataset_kwargs, config.source)
+        self._data: Data | MadeData = (
+            open_data(
+                config.task,
+                config.dataset_path,
+                config.dataset_kwargs,
+                config.source,
+                dataset_name=config.dataset_name,
+                hub=hub,
+                splits=_splits(config),
+            )
             if rules.custom_dataset is None
             else MadeData(config, rules.custom_dataset)
         )
         self._processed: dict[tuple[str, bool], Rows] = {}
+        #: Splits that data of the user's choice does not have, known once the data was asked for.
+        self.absent: tuple[str, ...] = ()
+
+    @cached_property
+    def config(self) -> TaskConfig:
+        """The fields of the task; splits that data of the user's choice does not have are null.
+
+        Raises InputError when that leaves nothing to score, and what finding the data raises.
+        """
+        stated, data = self._stated, self._data
+        if not getattr(data, "lenient", False):
+            return stated
+
+        def there(split: str | None) -> str | None:
+            return split if split is None or data.has(split) else None
+
+        self.absent = tuple(split for split in _splits(stated) if not data.has(split))
+        if there(stated.test_split) is None and there(stated.validation_split) is None:
+            data.split(stated.eval_split)  # says what there is, and how to add what is missing
+        return replace(
+            stated,
+            test_split=there(stated.test_split),
+            validation_split=there(stated.validation_split),
+            training_split=there(stated.training_split),
+            fewshot=replace(stated.fewshot, split=there(stated.fewshot.split)),
+        )
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the user should know about the data, once it was asked for."""
+        if not self.absent:
+            return []
+        return [f"its data has no split {', '.join(self.absent)}; the task does without"]
 
     @cached_property
     def scored(self) -> Rows:

@@ -115,7 +115,7 @@ class Task:
         self.code: Mapping[str, str] = dict(code.digests)
         #: SHA-256 of everything in the file that can change a number, and of the code.
         self.digest = digest(digest_input(config, self.code))
-        self._documents = Documents(config, self._rules)
+        self._documents = Documents(config, self._rules, hub)
 
     def size(self) -> int:
         """Documents that would be scored without a limit."""
@@ -182,9 +182,11 @@ class Task:
             generation=dict(gen_kwargs or {}),
             unconditional="acc_mutual_info" in self._measures,
         )
-        planner = Planner(self.config, self._rules, self._shape, self._documents, runs_code=self._code.used)
+        planner = Planner(
+            self._documents.config, self._rules, self._shape, self._documents, runs_code=self._code.used
+        )
         yield from planner.documents(plan, limit=limit, wanted=documents)
-        self.notes = (*chat.remarks(), *planner.notes)
+        self.notes = (*chat.remarks(), *self._documents.remarks, *planner.notes)
 
     @cached_property
     def _shape(self) -> Shape:
@@ -299,7 +301,9 @@ class Task:
             return self._measures[name]
         for measure in self._measures.values():
             part = getattr(measure.metric, "part", None)
-            if part is not None and (metric := part(name)) is not None:  # one of several values, such as pass@10
+            if (
+                part is not None and (metric := part(name)) is not None
+            ):  # one of several values, such as pass@10
                 return replace(measure, name=name, metric=metric)
             if isinstance(
                 measure.metric, FunctionMetric

@@ -70,7 +70,7 @@ class Features(dict[str, Any]):
 
 def offered(context: Context) -> Mapping[str, Any]:
     """``datasets``"""
-    from llmasos_evals.datasets.local import open_data
+    from llmasos_evals.datasets.opening import open_data
     from llmasos_evals.tasks.standins.scripts import loader
 
     def load_dataset(
@@ -87,7 +87,7 @@ def offered(context: Context) -> Mapping[str, Any]:
         data = open_data(context.task, path, options, Path("task code"))
         if split is not None:
             return _part(data.split, split)
-        return DatasetDict({known: data.split(known) for known in data.files})
+        return DatasetDict({known: data.split(known) for known in data.names})
 
     return {
         "ClassLabel": ClassLabel,
