@@ -21,11 +21,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from llmasos.api import EvaluationError, InputError, LlmasosError, MissingDependency, UsageError
 from llmasos_evals.tasks.standins import Context, stand_in
 from llmasos_evals.tasks.taskfile import FunctionRef
+
+_Error = TypeVar("_Error", bound=BaseException)
 
 #: The package under which task code imports the code of other tasks.
 _TASKS = "lm_eval.tasks"
@@ -62,12 +64,13 @@ class TaskCode:
         #: Packages that the code asked for in vain and went on without.
         self.missing: set[str] = set()
         self._context = Context(task, execution=execution)
+        self._number = id(self)
         self._modules: dict[Path, ModuleType] = {}
         self._packages: dict[str, ModuleType] = {}
         self._roots: list[Path] = []
         self._guarded = guarded
         self._refused: list[str] = []
-        self._builtins = {**vars(builtins), "__import__": self._import}
+        self._builtins = {**vars(builtins), "__import__": self._import, "print": _say}
         if guarded:
             self._builtins |= {name: self._refusal(name) for name in ("exec", "eval")}
 
@@ -101,27 +104,32 @@ class TaskCode:
                 f"task {self.task} runs Python code ({ref}, file {ref.file}), which was not allowed",
                 hint="read that file, then add --allow-task-code",
             )
-        if not ref.file.is_file():
+        self._roots = _roots(ref.folder)
+        module_name, _, name = ref.spec.rpartition(".")
+        elsewhere = module_name.startswith(_TASKS + ".") and not ref.file.is_file()
+        if not elsewhere and not ref.file.is_file():
             raise InputError(
                 f"task {self.task}: {ref} needs the file {ref.file}, which cannot be read",
                 hint="only functions in a file beside the task file are supported",
             )
-        self._roots = _roots(ref.folder)
-        what = f"task {self.task}: {ref.file}"
+        what = f"task {self.task}: {ref.spec if elsewhere else ref.file}"
         try:
-            module = self._load(ref.file)
+            module = self._from_tasks(module_name, [name]) if elsewhere else self._load(ref.file)
         except LlmasosError:
             raise
         except ImportError as error:
             raise self._lacking(f"{what} cannot be imported", error) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            lacking = _cause(error, MissingDependency)
+            if lacking is not None:  # the code wrapped it in an error of its own
+                raise lacking from error
             raise InputError(f"{what} cannot be imported: {type(error).__name__}: {error}") from error
         function = getattr(module, ref.name, None)
         if not callable(function):
-            raise InputError(f"task {self.task}: {ref.file} has no function {ref.name!r}")
+            raise InputError(f"{what} has no function {ref.name!r}")
         if isinstance(function, type):
             return function
-        return self._attributed(function, f"task {self.task}: {ref.name} in {ref.file}")
+        return self._attributed(function, f"task {self.task}: {ref.name} in {module.__file__}")
 
     def _attributed(self, function: Callable[..., Any], what: str) -> Callable[..., Any]:
         """The function with its failures named: whose code failed, not where in the runner."""
@@ -137,13 +145,14 @@ class TaskCode:
                 raise
             except ImportError as error:
                 raise self._lacking(f"{what} failed", error) from error
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise EvaluationError(f"{what} failed: {type(error).__name__}: {error}") from error
 
         return call
 
     def _lacking(self, what: str, error: ImportError) -> MissingDependency:
-        package = (error.name or "").partition(".")[0]
+        found = error if error.name else _cause(error, ModuleNotFoundError) or error
+        package = (found.name or "").partition(".")[0]
         return MissingDependency(f"{what}: {error}", hint=f"pip install {package}" if package else None)
 
     def _refusal(self, name: str) -> Callable[..., Any]:
@@ -170,17 +179,21 @@ class TaskCode:
             source = file.read_bytes()
         except OSError as error:
             raise InputError(f"task {self.task}: cannot read {file} ({error.strerror})") from error
-        module = ModuleType(f"llmasos_task_code.{file.stem}")
+        name = f"llmasos_task_code.{self._number}.{file.stem}"
+        module = ModuleType(name)
         module.__file__ = str(file)
         module.__dict__["__builtins__"] = self._builtins
         self._modules[file] = module
         self.digests[self._relative(file)] = hashlib.sha256(source).hexdigest()
+        sys.modules[name] = module  # dataclasses and the like look their module up while they are made
         try:
             with repeatable_randomness():
                 exec(compile(source, str(file), "exec"), module.__dict__)
         except BaseException:
             del self._modules[file]
             raise
+        finally:
+            del sys.modules[name]
         return module
 
     def _relative(self, file: Path) -> str:
@@ -266,6 +279,19 @@ class TaskCode:
                 elif (folder / name).is_dir():
                     setattr(package, name, self._package(f"{key}.{name}", folder / name, None))
         return package
+
+
+def _cause(error: BaseException, kind: type[_Error]) -> _Error | None:
+    """The first error of a kind among those that led to this one."""
+    inner = error.__cause__ or error.__context__
+    while inner is not None and not isinstance(inner, kind):
+        inner = inner.__cause__ or inner.__context__
+    return inner
+
+
+def _say(*values: Any, file: Any = None, **settings: Any) -> None:
+    """``print`` of task code: what it says is talk, and the standard output is for data."""
+    print(*values, file=sys.stderr if file is None else file, **settings)
 
 
 class _Refused(ModuleType):

@@ -121,6 +121,16 @@ def test_names_that_are_not_offered_need_the_package(tmp_path: Path) -> None:
     assert caught.value.hint == "pip install datasets"
 
 
+def test_code_that_gives_up_and_code_that_talks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code(tmp_path, "print('hello')\ndef ask(doc):\n    print('asked')\n    return 'x'\n")
+    plans(choice_task(tmp_path, doc_to_text="!function work.ask"), limit=1)
+    said = capsys.readouterr()
+    assert (said.out, said.err.split()[0]) == ("", "hello")
+    code(tmp_path, "import sys\nsys.exit(3)\n")
+    with pytest.raises(InputError, match="cannot be imported: SystemExit: 3"):
+        choice_task(tmp_path, doc_to_text="!function work.ask")
+
+
 def test_random_numbers_of_task_code_depend_on_the_document_alone(tmp_path: Path) -> None:
     code(
         tmp_path,
