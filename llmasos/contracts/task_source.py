@@ -72,6 +72,9 @@ class TaskProgram(Protocol):
     def stderr(self, metric: str, items: Sequence[Any], bootstrap: int) -> float | None:
         """Its standard error by the program's own rules, None where they have none."""
 
+    def aggregation(self, metric: str) -> str:
+        """``mean`` for a metric whose value is the arithmetic mean of its items, else a name of the program's own."""
+
     def higher_is_better(self, metric: str) -> bool:
         """Whether more of a metric is better."""
 

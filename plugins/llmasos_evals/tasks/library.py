@@ -14,6 +14,7 @@ from llmasos_evals.tasks.groups import Group, MeanRule
 from llmasos_evals.tasks.index import Entry
 from llmasos_evals.tasks.names import Names
 from llmasos_evals.tasks.parsing import near_miss, parse_task
+from llmasos_evals.tasks.program import open_program
 from llmasos_evals.tasks.sources import read_fields, task_suffixes
 from llmasos_evals.tasks.task import Score, Task
 from llmasos_evals.tasks.taskfile import anchor_data_files
@@ -121,7 +122,9 @@ class Library:
 
     def _task(self, raw: Mapping[str, Any], path: Path, overrides: Mapping[str, Any]) -> Task:
         key = (path.resolve(), digest({"name": raw.get("task"), "overrides": overrides}))
-        if key not in self._tasks:
+        if key not in self._tasks and "class" in raw:
+            self._tasks[key] = open_program(self.hub, path, raw, overrides, allowed=self.allow_task_code)
+        elif key not in self._tasks:
             config = parse_task({**raw, **overrides}, path)
             self._tasks[key] = Task(
                 config,

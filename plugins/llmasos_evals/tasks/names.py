@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
-from llmasos.api import AmbiguousName, HubAPI, Progress, Provided, UnknownName
+from llmasos.api import AmbiguousName, HubAPI, Progress, Provided, TaskSource, UnknownName
 from llmasos_evals.tasks.index import Entry, FolderIndex, open_index
 from llmasos_evals.tasks.summary import Summary, one_line
 
@@ -15,7 +16,8 @@ from llmasos_evals.tasks.summary import Summary, one_line
 class Names:
     """Looks names up in what plugins ship and in folders; remembers the indexes it has opened.
 
-    Folders: those of the command line, then those of the setting ``include`` of this plugin, whose names give way.
+    Folders: those of the command line, then those of the setting ``include`` of this plugin, then those of installed
+    packages that plugins know (``task_sources``); names of the later ones give way.
     """
 
     def __init__(self, include: Sequence[Path], hub: HubAPI, progress: Progress | None = None) -> None:
@@ -29,14 +31,14 @@ class Names:
         """Every name there is: what plugins ship, then the folders in order. A name may come more than once."""
         for provided in self.hub.names("task"):
             yield _shipped(provided)
-        for folder in (*self.include, *self.permanent):
+        for folder in (*self.include, *self.permanent, *self.installed):
             for found in self._index(folder).by_name.values():
                 yield from found
 
     def broken(self) -> dict[str, str]:
         """Files of the folders that could not be read, and why."""
         found: dict[str, str] = {}
-        for folder in (*self.include, *self.permanent):
+        for folder in (*self.include, *self.permanent, *self.installed):
             found.update(self._index(folder).broken)
         return found
 
@@ -47,7 +49,7 @@ class Names:
             return entry
         known = {provided.name for provided in self.hub.names("task")}
         broken: dict[str, str] = {}
-        folders = [self._index(folder) for folder in (*self.include, *self.permanent)]
+        folders = [self._index(folder) for folder in (*self.include, *self.permanent, *self.installed)]
         for index in [*folders, *([self._index(beside, deep=False)] if beside else [])]:
             known |= set(index.by_name)
             broken |= index.broken
@@ -81,10 +83,28 @@ class Names:
                 found.append(_shipped(provided))
         if not found or all(entry.kind == "tag" for entry in found):
             found += [entry for folder in self.permanent for entry in self._index(folder).find(name)]
+        tags_only = all(entry.kind == "tag" for entry in found)
+        if not found or (tags_only and beside is not None and self._in_package(beside)):
+            found += [entry for folder in self.installed for entry in self._index(folder).find(name)]
         return _single(name, found) if found else None
 
+    @cached_property
+    def installed(self) -> tuple[Path, ...]:
+        """Folders of installed packages; asking imports the plugins that know them."""
+        found: list[Path] = []
+        for provided in self.hub.names("task_source"):
+            source: TaskSource = self.hub.get("task_source", provided.full_name)()
+            found += [folder for folder in source.folders() if folder not in found]
+        return tuple(found)
+
+    def _in_package(self, folder: Path) -> bool:
+        """Whether a folder is one of those that plugins know, as far as they were asked already."""
+        asked: tuple[Path, ...] = self.__dict__.get("installed", ())
+        return any(root == folder or root in folder.parents for root in asked)
+
     def _beside(self, name: str, folder: Path) -> list[Entry]:
-        for root in (*self.include, *self.permanent):
+        asked = self.installed if self._in_package(folder) else ()
+        for root in (*self.include, *self.permanent, *asked):
             index = self._index(root)
             if folder == index.root or index.root in folder.parents:
                 return index.find(name, within=str(folder))
