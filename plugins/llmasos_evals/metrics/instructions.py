@@ -89,16 +89,22 @@ def _languages() -> Any:
     return factory
 
 
-def is_language(text: str, language: str) -> bool:
-    """Whether langdetect takes ``text`` for ``language``; a text without letters counts as any, as in the original."""
+@lru_cache(maxsize=4096)
+def language_of(text: str) -> str | None:
+    """langdetect's ISO 639-1 code, None for a text without letters. Kept: four metrics ask for the same texts."""
     from langdetect.lang_detect_exception import LangDetectException
 
     detector = _languages().create()
     try:
         detector.append(text)
-        return bool(detector.detect() == language)
+        return str(detector.detect())
     except LangDetectException:
-        return True
+        return None
+
+
+def is_language(text: str, language: str) -> bool:
+    """Whether ``text`` is in ``language``; a text without letters counts as any, as in the original."""
+    return language_of(text) in (language, None)
 
 
 # ---- checks -----------------------------------------------------------------------------------------------------------
