@@ -13,8 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", LMEVAL_LOG_LEVEL="ERROR")
-warnings.filterwarnings("ignore")
-
 import langdetect
 import numpy as np
 from lm_eval.tasks.ifeval import utils
@@ -26,6 +24,7 @@ from seqeval.scheme import IOB2, IOBES
 from sklearn.metrics import f1_score, hamming_loss, jaccard_score
 from sklearn.preprocessing import MultiLabelBinarizer
 
+warnings.filterwarnings("ignore")
 langdetect.DetectorFactory.seed = 0
 
 
