@@ -22,6 +22,7 @@ from llmasos.api import (
     MissingDependency,
     ModelNotFound,
     Progress,
+    Tokenizer,
     UnknownName,
     UsageError,
     canonical_digest,
@@ -34,6 +35,7 @@ from llmasos_evals.records.samples import is_whole, sample_line
 from llmasos_evals.records.store import SampleStore
 from llmasos_evals.scoring.session import ScoringSession
 from llmasos_evals.scoring.suite import Finished
+from llmasos_evals.tasks.chat import chat_settings
 from llmasos_evals.tasks.library import Selection, select
 from llmasos_evals.tasks.task import Score, Task
 
@@ -76,7 +78,7 @@ class HarnessEvaluator:
                 request.model, device=request.device, dtype=request.dtype, allow_pickle=request.allow_pickle
             )
         with watch.phase("prompts"):
-            runs = plan_tasks(selection, request, progress)
+            runs = plan_tasks(selection, request, progress, prepared.tokenizer)
         session = ScoringSession(request, prepared, hub)
         origin = hub.provenance()
         described = describe(request, prepared, session, runs, origin)
@@ -130,13 +132,7 @@ class HarnessEvaluator:
 
 def _refuse_unbuilt(request: EvalRequest) -> None:
     """Refuse, rather than ignore, what this evaluator has no code for. Raises UsageError."""
-    for option, asked in (
-        ("--gen-kwargs", bool(request.gen_kwargs)),
-        ("--limit auto", request.limit == "auto"),
-        ("--apply-chat-template", bool(request.apply_chat_template)),
-        ("--system-instruction", request.system_instruction is not None),
-        ("--allow-code-execution", request.allow_code_execution),
-    ):
+    for option, asked in (("--limit auto", request.limit == "auto"),):
         if asked:
             raise UsageError(f"{option} is not there yet in this version", hint="leave it out")
 
@@ -160,7 +156,11 @@ def select_tasks(request: EvalRequest, hub: HubAPI) -> Selection:
 
     def found() -> Selection:
         return select(
-            request.tasks, include=request.include, hub=hub, allow_task_code=request.allow_task_code
+            request.tasks,
+            include=request.include,
+            hub=hub,
+            allow_task_code=request.allow_task_code,
+            allow_code_execution=request.allow_code_execution,
         )
 
     try:
@@ -173,11 +173,20 @@ def select_tasks(request: EvalRequest, hub: HubAPI) -> Selection:
         return found()
 
 
-def plan_tasks(selection: Selection, request: EvalRequest, progress: Progress) -> list[TaskRun]:
+def plan_tasks(
+    selection: Selection, request: EvalRequest, progress: Progress, tokenizer: Tokenizer | None = None
+) -> list[TaskRun]:
     """Every document that was asked for, with its requests; tasks by name, since their order decides nothing.
 
-    Raises InputError, UsageError for documents that are not there.
+    ``tokenizer`` is needed for a chat template only. Raises InputError, UsageError for documents that are not there and for
+    a template the model does not have.
     """
+    chat = chat_settings(
+        tokenizer,
+        apply_chat_template=request.apply_chat_template,
+        system_instruction=request.system_instruction,
+        fewshot_as_multiturn=request.fewshot_as_multiturn,
+    )
     sizes = [min(task.size(), request.limit or task.size()) for task in selection.tasks]
     progress.phase("building prompts", sum(sizes))
     runs = []
@@ -187,11 +196,18 @@ def plan_tasks(selection: Selection, request: EvalRequest, progress: Progress) -
         wanted = _wanted(request, task)
         planned = []
         for document in task.plan(
-            limit=request.limit, num_fewshot=request.num_fewshot, seed=request.seed, compat=request.compat
+            limit=request.limit,
+            num_fewshot=request.num_fewshot,
+            seed=request.seed,
+            compat=request.compat,
+            chat=chat,
+            documents=wanted,
+            gen_kwargs=request.gen_kwargs,
         ):
-            if wanted is None or document.index in wanted:
-                planned.append(document)
+            planned.append(document)
             progress.advance()
+        for note in task.notes:
+            progress.warn(f"{task.name}: {note}")
         if wanted is not None and not wanted:
             continue
         if not planned:

@@ -55,7 +55,9 @@ def rescore(
     if metrics:
         selection = with_metrics(selection, metrics, hub, request)
     _check_tasks(run, selection)
-    runs = plan_tasks(selection, _only_scored(request, run, selection), progress)
+    # Without a chat template the questions can be put together where the model is not.
+    tokenizer = hub.prepare_model(request.model).tokenizer if request.apply_chat_template else None
+    runs = plan_tasks(selection, _only_scored(request, run, selection), progress, tokenizer)
     progress.phase("scoring again", sum(len(task.planned) for task in runs))
     for task in runs:
         answer_again(task, run, progress)

@@ -82,7 +82,7 @@ def verify(run: Run, request: EvalRequest, hub: HubAPI, progress: Progress, wish
     remarks += check_model(record, prepared.facts, prepared.max_length)
     _refuse(run, remarks)
     documents = {name: list(run.offsets(name).indices) for name in run.tasks}
-    runs = plan_tasks(selection, only_these(request, documents), progress)
+    runs = plan_tasks(selection, only_these(request, documents), progress, prepared.tokenizer)
     _refuse(run, check_answers(run, runs, selection, request, progress))
 
     total = sum(len(indices) for indices in documents.values())
