@@ -31,7 +31,13 @@ TASKS = {
 
 #: Commands, and their modules under ``commands/``.
 COMMANDS = {
+    "data.add": "data_add",
+    "data.ls": "data_ls",
+    "data.rm": "data_rm",
+    "data.verify": "data_verify",
     "eval.compare": "compare",
+    "eval.gate": "gate",
+    "eval.power": "power",
     "eval.ls": "ls",
     "eval.rescore": "rescore",
     "eval.sign": "sign",
