@@ -70,6 +70,8 @@ class Difference:
     ties: int | None = None
     losses: int | None = None
     detectable: float | None = None
+    #: Independent units: documents, or clusters of them.
+    units: int | None = None
     #: Documents' differences where the value is a mean, for comparing groups; not part of the report.
     deltas: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
 
@@ -132,6 +134,9 @@ def _means(
     binary = (
         clusters is None and scale == 1 and is_proportion(first, limits) and is_proportion(second, limits)
     )
+    stderr: float | None = None
+    low: float | None = None
+    high: float | None = None
     if binary:
         only_b, only_a = int((deltas > 0).sum()), int((deltas < 0).sum())
         tested = mcnemar(only_a, only_b)
@@ -140,7 +145,6 @@ def _means(
     else:
         tested = flipped(deltas, clusters, settings)
         units = size if clusters is None else clusters.count
-        stderr = low = high = None
         method = "paired" if clusters is None else f"clustered:{clusters.column}"
         if units > 1:
             stderr = mean_stderr(deltas, clusters)
@@ -157,6 +161,7 @@ def _means(
         tested.p,
         tested.test,
         detectable=None if stderr is None else detectable(stderr, settings.design),
+        units=size if clusters is None else clusters.count,
         deltas=deltas,
     )
 
@@ -300,10 +305,10 @@ def compare_means(
     a, b, difference = (
         sum(weight * getattr(part, name) for weight, part in parts) for name in ("a", "b", "difference")
     )
-    errors = [part.stderr for _, part in parts]
-    if any(error is None for error in errors):
+    errors = [(weight, part.stderr) for weight, part in parts if part.stderr is not None]
+    if len(errors) < len(parts):
         return None
-    stderr = math.sqrt(sum((weight * error) ** 2 for (weight, _), error in zip(parts, errors, strict=True)))
+    stderr = math.sqrt(sum((weight * error) ** 2 for weight, error in errors))
     reach = normal_quantile(0.5 + LEVEL / 2) * stderr
     deltas = [part.deltas for _, part in parts]
     if scale == 1 and all(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 from llmasos.api import Progress
 from llmasos_evals.records.samples import read_items
@@ -16,8 +16,10 @@ from llmasos_evals.statistics.clusters import Clusters
 
 Key = tuple[str, str]
 #: What two numbers must share to be about the same thing; the second half is how the model was asked.
-Kind = Literal["task", "data", "signature", "shots", "draws", "template", "generation", "windows"]
-KINDS: tuple[Kind, ...] = ("task", "data", "signature", "shots", "draws", "template", "generation", "windows")
+Kind = Literal[
+    "task", "data", "signature", "shots", "draws", "template", "generation", "windows", "documents"
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 #: Differences that make two numbers incomparable; the others are warnings.
 REFUSED: frozenset[Kind] = frozenset({"task", "data", "signature"})
 

@@ -132,7 +132,7 @@ def _below(run: RunLike, choice: Choice) -> set[str]:
     """Tasks that are compared because a group above them was named."""
     groups = {group["name"]: group for group in run.record["groups"]}
     named = [name for name in groups if choice.tasks and choice.names(name)]
-    return {task for name in named for task in _members(name, groups, set())}
+    return {task for name in named for task in members_of(name, run.record)}
 
 
 def _task_rows(
@@ -181,10 +181,10 @@ def _task_rows(
             "task", task, *key, bool(score["higher_is_better"]), str(score.get("unit", "")), _limits(score),
         )  # fmt: skip
         if aggregation is None:
-            values = [float(s["value"]) for s in (score, theirs[key])]
+            first, second = float(score["value"]), float(theirs[key]["value"])
             yield Row(
                 *head,
-                Difference(len(pairs.a), *values, values[1] - values[0]),
+                Difference(len(pairs.a), first, second, second - first),
                 "no test: the signature does not say how documents make the value",
             )
             continue
@@ -245,8 +245,7 @@ def _group_rows(
     for name, group in groups.items():
         if name not in theirs:
             continue
-        members = list(dict.fromkeys(_members(name, groups, set())))
-        others = list(dict.fromkeys(_members(name, theirs, set())))
+        members, others = members_of(name, a.record), members_of(name, b.record)
         for score in group["scores"]:
             key = (score["metric"], score["filter"])
             if not choice.wants(name, score["metric"]):
@@ -267,6 +266,11 @@ def _group_rows(
             if result is not None:
                 better, limits = bool(score["higher_is_better"]), _limits(score)
                 yield Row("group", name, *key, better, str(score.get("unit", "")), limits, result)
+
+
+def members_of(name: str, record: Mapping[str, Any]) -> list[str]:
+    """The tasks of a group, at any depth; a task is its own."""
+    return list(dict.fromkeys(_members(name, {group["name"]: group for group in record["groups"]}, set())))
 
 
 def _members(name: str, groups: Mapping[str, Mapping[str, Any]], seen: set[str]) -> Iterator[str]:

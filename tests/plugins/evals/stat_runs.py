@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from test_record import a_record
@@ -15,6 +16,7 @@ from llmasos_evals.records.reading import Run, open_run
 from llmasos_evals.records.record import number, sealed
 from llmasos_evals.records.samples import pack
 from llmasos_evals.records.store import samples_name, write_json
+from llmasos_evals.statistics.intervals import interval
 from llmasos_evals.statistics.signatures import aggregation_for
 
 SHARE = [0.0, 1.0]
@@ -117,6 +119,16 @@ def write_run(
 def score(metric: str, items: Sequence[Any]) -> dict[str, Any]:
     signature, better, limits = METRICS[metric]
     aggregation = aggregation_for(signature, Hub())
+    uncertainty: dict[str, Any] = {}
+    if aggregation is not None:
+        measure = SimpleNamespace(aggregation=aggregation, range=tuple(limits), aggregate=aggregation.value)
+        found = interval(measure, items, bootstrap=1000)
+        uncertainty = {
+            "stderr": number(found.stderr),
+            "ci_low": number(found.low),
+            "ci_high": number(found.high),
+            "stderr_method": found.method,
+        }
     return {
         **a_record()["tasks"][0]["scores"][0],
         "metric": metric,
@@ -125,6 +137,7 @@ def score(metric: str, items: Sequence[Any]) -> dict[str, Any]:
         "higher_is_better": better,
         "range": limits,
         "signature": signature,
+        **uncertainty,
     }
 
 
