@@ -139,8 +139,8 @@ class CodeEval:
     Task files with ``unsafe_code: true`` use it. Without permission every call is refused.
     """
 
-    def __init__(self, *, permitted: bool) -> None:
-        self.permitted = permitted
+    def __init__(self, *, permitted: bool, what: str = "code_eval") -> None:
+        self.permitted, self.what = permitted, what
 
     def compute(
         self,
@@ -155,7 +155,7 @@ class CodeEval:
 
         As in Hugging Face's, a ``k`` above the candidates of some task is left out. Raises UsageError without permission.
         """
-        require_permission(self.permitted, "code_eval")
+        require_permission(self.permitted, self.what)
         programs = [
             f"{candidate}\n{test}"
             for candidates, test in zip(predictions, references, strict=True)

@@ -11,6 +11,7 @@ import pytest
 import sacrebleu.metrics
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.scoring import BootstrapAggregator
+from task_files import GENERATION, load, run, saying, write_task
 
 from llmasos.api import EvaluationError, GenerationOutcome
 from llmasos_evals.metrics.corpus import Bleu, Chrf, ChrfPlusPlus, Ter
@@ -151,6 +152,25 @@ def test_the_aggregator_for_task_code_is_the_librarys(size: int) -> None:
             aggregator.add_scores(score)
         results.append((aggregator.aggregate(), np.random.random()))
     assert results[0] == results[1]  # the stream stands at the same place afterwards, too
+
+
+def test_task_code_gets_it_in_place_of_the_librarys(tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text(
+        """
+from rouge_score import rouge_scorer, scoring
+
+def score(doc, results):
+    aggregator = scoring.BootstrapAggregator()
+    for _ in range(3):
+        aggregator.add_scores(rouge_scorer.RougeScorer(["rouge1"]).score(doc["question"], results[0]))
+    assert type(aggregator).__name__ == "FastBootstrapAggregator", type(aggregator)
+    return {"mine": aggregator.aggregate()["rouge1"].mid.fmeasure}
+"""
+    )
+    fields = {**GENERATION, "process_results": "!function work.score", "metric_list": [{"metric": "mine"}]}
+    task = load(write_task(tmp_path, **fields), code=True)
+    (score,) = run(task, saying("What is 1 + 1?"), limit=1)
+    assert score.value == 1.0
 
 
 def test_the_middle_of_one_score_is_that_score() -> None:

@@ -14,11 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from task_files import GENERATION, write_task
 
-from llmasos.api import EvaluationError, GenerationOutcome, InputError, UsageError
+from llmasos import Hub
+from llmasos.api import EvaluationError, GenerationOutcome, InputError, Response, UsageError
 from llmasos_evals.metrics import sandbox
 from llmasos_evals.metrics.code import CodeEval, PassAtK, first_fenced, pass_at_k
 from llmasos_evals.metrics.sandbox import Execution, Isolation, Limits, run_program
+from llmasos_evals.tasks.parsing import parse_task
+from llmasos_evals.tasks.task import Task
+from llmasos_evals.tasks.taskfile import read_taskfile
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
 
@@ -345,6 +350,31 @@ def test_without_permission_nothing_runs(tmp_path: Path) -> None:
 def test_options_are_checked(options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="pass_at_k"):
         PassAtK(**options)
+
+
+def test_pass_at_k_in_a_task_file(tmp_path: Path) -> None:
+    fields = {
+        **GENERATION,
+        "doc_to_target": "assert double({{right}}) == 2",
+        "repeats": 2,
+        "filter_list": [{"name": "both", "filter": [{"function": "take_first_k", "k": 2}]}],
+        "metric_list": [{"metric": "pass_at_k", "k": [1, 2], "fenced": True}],
+    }
+    path = write_task(tmp_path, **fields)
+    config = parse_task(read_taskfile(path), path)
+    with pytest.raises(UsageError, match="task sums: metric pass_at_k runs programs"):
+        Task(config, Hub())
+    task = Task(config, Hub(), allow_code_execution=True)
+    (planned,) = task.plan(limit=1, num_fewshot=None, seed=1, compat="native")
+    texts = ["```\ndef double(x): return 2 * x\n```", "def double(x): return x"]
+    answers = [
+        Response(request.key, text=text) for request, text in zip(planned.requests, texts, strict=True)
+    ]
+    items = task.items(planned, answers)
+    assert items == {("pass@1", "both"): 0.5, ("pass@2", "both"): 1.0}
+    scores = task.aggregate({key: [value] for key, value in items.items()}, bootstrap=0)
+    assert [(score.metric, score.value) for score in scores] == [("pass@1", 0.5), ("pass@2", 1.0)]
+    assert all("est:unbiased" in score.signature for score in scores)
 
 
 def test_code_eval_answers_as_hugging_faces_does() -> None:

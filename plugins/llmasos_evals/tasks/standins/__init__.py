@@ -7,6 +7,7 @@ offered comes from the real package if that is installed. The others stand in on
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
@@ -32,10 +33,10 @@ class StandIn(ModuleType):
             not name.startswith("__")
             and importlib.util.find_spec(self.__name__.partition(".")[0]) is not None
         ):
-            try:
+            with contextlib.suppress(ImportError, AttributeError):
                 return getattr(importlib.import_module(self.__name__), name)
-            except (ImportError, AttributeError):
-                pass
+            with contextlib.suppress(ImportError):
+                return importlib.import_module(f"{self.__name__}.{name}")
         raise AttributeError(f"{self.__name__}.{name} needs the package {self.__name__.partition('.')[0]}")
 
 
@@ -59,6 +60,14 @@ def _evaluate(context: Context) -> Mapping[str, Any]:
     from llmasos_evals.tasks.standins import scripts
 
     return scripts.offered(context)
+
+
+def _rouge_scoring(context: Context) -> Mapping[str, Any]:
+    if importlib.util.find_spec("rouge_score") is None:
+        return {}
+    from llmasos_evals.metrics.rouge import FastBootstrapAggregator
+
+    return {"BootstrapAggregator": FastBootstrapAggregator}
 
 
 def _squad(context: Context) -> Mapping[str, Any]:
@@ -95,6 +104,8 @@ OWN: dict[str, Callable[[Context], Mapping[str, Any]]] = {
     "lm_eval.api.registry": _harness("registry"),
     "lm_eval.filters": _nothing,
     "lm_eval.filters.extraction": _harness("extraction"),
+    "rouge_score": _nothing,
+    "rouge_score.scoring": _rouge_scoring,
     "transformers": _nothing,
     "transformers.data": _nothing,
     "transformers.data.metrics": _nothing,

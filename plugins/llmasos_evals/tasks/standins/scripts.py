@@ -10,8 +10,6 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from llmasos.api import MissingDependency
 from llmasos_evals.tasks.standins import Context, scores
 from llmasos_evals.tasks.standins.answers import compute_exact, compute_f1
@@ -58,8 +56,8 @@ def _rouge(
 ) -> dict[str, Any]:
     """F-measures: with ``use_aggregator`` the middle of 1,000 resampled means, as the package aggregates."""
     from rouge_score.rouge_scorer import RougeScorer
-    from rouge_score.scoring import BootstrapAggregator
 
+    from llmasos_evals.metrics.rouge import FastBootstrapAggregator
     from llmasos_evals.tasks.functions import repeatable_randomness
 
     scorer = RougeScorer(list(rouge_types), use_stemmer=use_stemmer, tokenizer=tokenizer)
@@ -74,7 +72,7 @@ def _rouge(
     if len(found) == 1:  # resampling one score gives that score
         return {kind: float(found[0][kind].fmeasure) for kind in rouge_types}
     with repeatable_randomness():
-        aggregator = BootstrapAggregator()
+        aggregator = FastBootstrapAggregator()
         for score in found:
             aggregator.add_scores(score)
         return {kind: float(value.mid.fmeasure) for kind, value in aggregator.aggregate().items()}
@@ -112,44 +110,14 @@ def _squad(predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, f
 
 
 def _code(context: Context) -> Callable[..., Any]:
-    def compute(
-        predictions: Sequence[Sequence[str]],
-        references: Sequence[str],
-        *,
-        k: Sequence[int] = (1, 10, 100),
-        num_workers: int = 4,
-        timeout: float = 3.0,
-    ) -> tuple[dict[str, float], dict[int, list[tuple[int, dict[str, Any]]]]]:
-        """pass@k of candidate programs, each run with its test in the sandbox (Chen et al. 2021, unbiased estimate)."""
-        from llmasos_evals.metrics.sandbox import Limits, require_permission, run_programs
+    def compute(predictions: Sequence[Sequence[str]], references: Sequence[str], **options: Any) -> Any:
+        """pass@k of candidate programs, each run with its test in the sandbox."""
+        from llmasos_evals.metrics.code import CodeEval
 
-        require_permission(context.execution, f"task {context.task}")
-        results: dict[int, list[tuple[int, dict[str, Any]]]] = {}
-        for task, (candidates, test) in enumerate(zip(predictions, references, strict=True)):
-            programs = [f"{candidate}\n{test}" for candidate in candidates]
-            ends = run_programs(programs, Limits(seconds=timeout), workers=num_workers)
-            results[task] = [
-                (
-                    number,
-                    {"task_id": task, "passed": end.passed, "result": end.status, "completion_id": number},
-                )
-                for number, end in enumerate(ends)
-            ]
-        passed = [(len(ends), sum(end["passed"] for _, end in ends)) for ends in results.values()]
-        return {
-            f"pass@{size}": sum(pass_at_k(n, right, size) for n, right in passed) / len(passed)
-            for size in k
-            if passed and all(n >= size for n, _ in passed)
-        }, results
+        evaluator = CodeEval(permitted=context.execution, what=f"task {context.task}")
+        return evaluator.compute(predictions=predictions, references=references, **options)
 
     return compute
-
-
-def pass_at_k(candidates: int, right: int, k: int) -> float:
-    """Probability that one of ``k`` of the candidates is right, when ``right`` of them are."""
-    if candidates - right < k:
-        return 1.0
-    return 1.0 - float(np.prod(1.0 - k / np.arange(candidates - right + 1, candidates + 1)))
 
 
 #: Name on the hub -> what its ``compute`` does.
