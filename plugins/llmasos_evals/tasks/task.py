@@ -138,14 +138,21 @@ class Task:
 
     def cluster(self, planned: PlannedDocument, column: str | None) -> str | None:
         """The cluster of a document. Raises InputError when it has no such column."""
+        return None if column is None else self._label(planned.doc, planned.index, column)
+
+    def clusters(self, column: str | None) -> list[str] | None:
+        """The clusters of all documents, scored or not. Raises InputError when one has no such column."""
         if column is None:
             return None
-        if column not in planned.doc:
+        return [self._label(doc, index, column) for index, doc in enumerate(self._documents.scored)]
+
+    def _label(self, doc: Mapping[str, Any], index: int, column: str) -> str:
+        if column not in doc:
             raise InputError(
-                f"task {self.name}: document {planned.index} has no column {column} to cluster by",
-                hint=f"it has {', '.join(planned.doc)}",
+                f"task {self.name}: document {index} has no column {column} to cluster by",
+                hint=f"it has {', '.join(doc)}",
             )
-        value = planned.doc[column]
+        value = doc[column]
         return value if isinstance(value, str) else digest(plain(value))
 
     def shots(self, num_fewshot: int | None, compat: str = "native") -> int:
@@ -249,6 +256,14 @@ class Task:
                 )
             )
         return scores
+
+    def filtered(self, planned: PlannedDocument, responses: Sequence[Response]) -> dict[str, list[Any]]:
+        """What each filter makes of the answers: filter -> one value a request, for generations one in all."""
+        answers = plain_answers(planned.requests, responses)
+        groups = [answers] if self.output_type == "generate_until" else [[answer] for answer in answers]
+        return {
+            pipeline.name: [pipeline(group, planned.doc) for group in groups] for pipeline in self._pipelines
+        }
 
     def observe(self, planned: PlannedDocument, responses: Sequence[Response]) -> dict[str, int]:
         """Things worth counting over a task: labels that name no choice, and ties for the best one.

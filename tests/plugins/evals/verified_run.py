@@ -53,6 +53,7 @@ dataset_path: json
 dataset_kwargs: {data_files: {test: prose.jsonl}}
 test_split: test
 output_type: loglikelihood_rolling
+doc_to_text: ""
 doc_to_target: "{{page}}"
 metadata: {version: 1}
 """
@@ -81,7 +82,7 @@ def write_tasks(folder: Path, *, colours: int = 20) -> Path:
     return folder
 
 
-def write_world(root: Path, *, colours: int = 20) -> Path:
+def write_world(root: Path, *flags: str, colours: int = 20) -> Path:
     """``model``, ``tasks`` and a finished run in ``run``."""
     write_checkpoint(root / "model", "llama")
     write_tasks(root / "tasks", colours=colours)
@@ -97,6 +98,7 @@ def write_world(root: Path, *, colours: int = 20) -> Path:
             "--bootstrap",
             "50",
             "--quiet",
+            *flags,
         ]
     )
     assert code == 0
