@@ -31,6 +31,7 @@ TASKS = {
 
 #: Commands, and their modules under ``commands/``.
 COMMANDS = {
+    "eval.export": "export",
     "data.add": "data_add",
     "data.ls": "data_ls",
     "data.rm": "data_rm",
