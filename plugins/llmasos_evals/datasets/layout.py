@@ -31,6 +31,7 @@ _SHARD = re.compile(r"data/([^/]*)-\d{5}-of-\d{5}[^/]*\.[^/]*")
 _NO_DATA = frozenset(
     {CARD, "config.json", "dataset_info.json", "dataset_infos.json", "dummy_data.zip", "dataset_dict.json"}
 )
+_MAGIC = re.compile(r"[*?[]")
 _PACKED = frozenset({"gz", "bz2", "xz", "zst"})
 #: Keys of a configuration that are no options of its reader.
 _OWN_KEYS = frozenset(
@@ -45,7 +46,8 @@ class Layout:
 
     config: str | None
     splits: Mapping[str, tuple[str, ...]]
-    format: str
+    #: Of all files, or None: each split by the endings of its files.
+    format: str | None
     options: Mapping[str, Any] = field(default_factory=dict)
     #: Column types as the card states them, unread; None when it says nothing.
     features: Any = None
@@ -59,10 +61,12 @@ def find_layout(
     what: str,
     data_files: Any = None,
     data_dir: str | None = None,
+    whole: bool = True,
 ) -> Layout:
     """The configuration of a data set whose files have these ``names`` (relative, with ``/``).
 
-    ``data_files`` and ``data_dir`` of the task stand in for what the card says. Raises InputError naming the configurations
+    ``data_files`` and ``data_dir`` of the task stand in for what the card says. ``whole`` False: there may be more files than
+    these, so that splits without any are left out. Raises InputError naming the configurations
     there are, a pattern that fits no file, or files of a kind that cannot be read.
     """
     configs = _configs(card, what)
@@ -80,16 +84,24 @@ def find_layout(
         found: dict[str, None] = {}
         for pattern in wanted:
             matched = match(known, pattern)
-            if not matched and data_files is not None:
+            if not matched and not whole and not _MAGIC.search(pattern):
+                matched = [pattern]  # whoever asks for it will say that it is not here
+            if not matched and whole and data_files is not None:
                 raise InputError(f"{what} has no file {pattern!r}, which split {split!r} needs")
             found.update(dict.fromkeys(matched))
         splits[split] = tuple(found)
-    format_name, options = _common_format(splits, what)
+    formats = {
+        split: _common_format(files, f"{what}, split {split!r},") for split, files in splits.items() if files
+    }
+    if not formats:
+        raise InputError(f"{what} has no files")
+    same = len({name for name, _ in formats.values()}) == 1
+    format_name, options = next(iter(formats.values())) if same else (None, {})
     return Layout(
         config,
         {
-            split: tuple(base + name for name in files if _kind(name) == format_name)
-            for split, files in splits.items()
+            split: tuple(base + name for name in splits[split] if _kind(name) == kind)
+            for split, (kind, _) in formats.items()
         },
         format_name,
         {**options, **{key: value for key, value in chosen.items() if key not in _OWN_KEYS}},
@@ -276,13 +288,10 @@ def _kind(name: str) -> str | None:
     return None
 
 
-def _common_format(splits: Mapping[str, Sequence[str]], what: str) -> tuple[str, Mapping[str, Any]]:
+def _common_format(files: Sequence[str], what: str) -> tuple[str, Mapping[str, Any]]:
     """The format of most files; a draw goes to the one whose values need no guessing."""
     endings = Counter(
-        "." + suffix.lower()
-        for files in splits.values()
-        for name in files
-        for suffix in name.rpartition("/")[2].split(".")[1:]
+        "." + suffix.lower() for name in files for suffix in name.rpartition("/")[2].split(".")[1:]
     )
     known = {ending: count for ending, count in endings.items() if ending in ENDINGS}
     if not known:

@@ -43,6 +43,8 @@ class Listing:
     revision: str
     commit: str
     names: tuple[str, ...]
+    #: False for what lies in a cache that another program filled: there may be more.
+    whole: bool = True
 
 
 class Repository:
@@ -185,7 +187,7 @@ class Repository:
             if shard := _SHARDS.fullmatch(name):
                 head, _, count, tail = shard.groups()
                 names |= {f"{head}{number:05}-of-{count}{tail}" for number in range(int(count))}
-        return Listing(self.repo, self.revision, commit, tuple(sorted(names)))
+        return Listing(self.repo, self.revision, commit, tuple(sorted(names)), whole=False)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -262,7 +264,13 @@ def _laid_out(
     card = repository.card()
     if script not in names or card.get("configs") or data_files is not None:
         return repository, find_layout(
-            names, card, config, what=what, data_files=data_files, data_dir=data_dir
+            names,
+            card,
+            config,
+            what=what,
+            data_files=data_files,
+            data_dir=data_dir,
+            whole=repository.listing.whole,
         )
     converted = Repository(repository.repo, CONVERTED, repository.hub, repository.what)
     try:

@@ -114,6 +114,57 @@ COLUMNAR = [
     Case("some_columns", "parquet", options={"columns": ["t", "i"]}, rows=_COLUMNS),
     Case("columns", "arrow", rows=_COLUMNS, classes={"y": ["no", "yes", "maybe"]}),
 ]
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A folder: names of its files, its card, and the configuration that is asked for."""
+
+    name: str
+    files: tuple[str, ...]
+    configs: str = ""
+    config: str | None = None
+
+    @property
+    def card(self) -> str:
+        """The text of README.md."""
+        return f"---\n{self.configs}---\n" if self.configs else ""
+
+
+_TWO = """configs:
+- config_name: en
+  data_files:
+  - split: train
+    path: en/train*.csv
+  - split: test
+    path:
+    - en/a.csv
+    - en/b.csv
+- config_name: fr
+  default: true
+  data_files: fr/**
+"""
+LAYOUTS = [
+    Laid("one_file", ("data.csv",)),
+    Laid("names", ("train.csv", "test.csv", "validation.csv")),
+    Laid("words", ("my-train-1.csv", "my_dev.csv", "eval 2.csv", "other.csv")),
+    Laid("words_within_words", ("strain.csv", "latest.csv", "devil.csv")),
+    Laid("folders", ("train/a.csv", "train/b.csv", "testing/a.csv", "x/valid-2/c.csv")),
+    Laid("folders_before_names", ("data/test/train.csv", "data/train/test.csv")),
+    Laid("shards", ("data/train-00000-of-00002.csv", "data/train-00001-of-00002.csv", "data/extra-00000-of-00001.csv")),
+    Laid("shards_elsewhere", ("x/train-00000-of-00001.csv", "x/test-00000-of-00001.csv")),
+    Laid("hidden", ("train.csv", ".train.csv", ".git/test.csv", "__pycache__/test.csv", "a/b/train-x.csv")),
+    Laid("mixed_kinds", ("train.csv", "train.jsonl", "train2.csv", "notes.txt", "run.py", "LICENSE")),
+    Laid("draw", ("a.csv", "b.jsonl")),
+    Laid("no_data_names", ("config.json", "dataset_infos.json", "x.csv")),
+    Laid("deep", ("a/b/c/d.csv", "e.csv")),
+    Laid("default_config", ("en/train.csv", "en/a.csv", "en/b.csv", "fr/x.csv", "fr/deep/y.csv"), _TWO),
+    Laid("named_config", ("en/train.csv", "en/train-2.csv", "en/a.csv", "en/b.csv", "fr/x.csv"), _TWO, "en"),
+    Laid("one_config", ("x.csv", "y.csv"), "configs:\n- config_name: only\n  data_files: x.csv\n"),
+    Laid("a_list", ("x.csv", "y.csv", "z.csv"), "configs:\n- config_name: only\n  data_files: [z.csv, x.csv]\n"),
+    Laid("data_dir", ("a/train.csv", "b/train.csv", "b/test.csv"), "configs:\n- config_name: b\n  data_dir: b\n"),
+    Laid("classes", ("a1.csv", "b1.csv", "ab1.csv"), 'configs:\n- config_name: c\n  data_files: "[ab]?.csv"\n'),
+]  # fmt: skip
 CASES = [*JSON, *CSV, *TEXT, *COLUMNAR]
 GOLDENS = Path(__file__).with_name("dataset_goldens.json")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 os.environ.update(HF_HUB_OFFLINE="1")
 
 import datasets
-from dataset_cases import CASES, GOLDENS, Case, encoded
+from dataset_cases import CASES, GOLDENS, LAYOUTS, Case, encoded
 
 datasets.disable_progress_bars()
 
@@ -49,9 +49,31 @@ def golden(case):
         return found
 
 
+def layout(laid):
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder, "data").resolve()
+        for name in laid.files:
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text({".jsonl": '{"a": 1}\n', ".json": "{}"}.get(path.suffix, "a\n1\n"))
+        if laid.card:
+            (root / "README.md").write_text(laid.card)
+        builder = datasets.load_dataset_builder(str(root), laid.config, cache_dir=f"{folder}/cache")
+        files = {
+            str(split): [Path(path).relative_to(root).as_posix() for path in paths]
+            for split, paths in builder.config.data_files.items()
+        }
+        return {"config": builder.config.name, "files": files}
+
+
 def main():
     found = {f"{case.format}/{case.name}": golden(case) for case in CASES}
-    text = json.dumps({"datasets": datasets.__version__, "cases": found}, indent=1, ensure_ascii=False)
+    made = {
+        "datasets": datasets.__version__,
+        "cases": found,
+        "layouts": {laid.name: layout(laid) for laid in LAYOUTS},
+    }
+    text = json.dumps(made, indent=1, ensure_ascii=False)
     GOLDENS.write_text(text + "\n", encoding="utf-8")
 
 
