@@ -21,6 +21,7 @@ from llmasos.testing.conformance.plugin import PluginSubject
 BUILTINS = (
     "llmasos-data",
     "llmasos-evals",
+    "llmasos-lmeval",
     "llmasos-refs",
     "llmasos-registry",
     "llmasos-tokenizers",
