@@ -41,10 +41,10 @@ class CorpusAggregation:
         need("sacrebleu", name)
         self.name, self.kind, self.options = name, kind, options
         self._scorer: Any = None
+        self._kept: tuple[Sequence[Any], list[list[float]]] | None = None
 
     def value(self, items: Sequence[Any]) -> float:
-        predictions, references = self._columns(items)
-        return float(self.scorer.corpus_score(predictions, references).score)
+        return float(self.scorer._aggregate_and_compute(self.rows(items)).score)
 
     def stderr(self, items: Sequence[Any], bootstrap: int) -> float | None:
         """lm-evaluation-harness's bootstrap: its random stream, at most 100 replicates."""
@@ -74,10 +74,14 @@ class CorpusAggregation:
         )
 
     def rows(self, items: Sequence[Any]) -> list[list[float]]:
-        """Sufficient statistics, a row a document; their sum is what ``score_of_row`` takes."""
-        predictions, references = self._columns(items)
-        found: list[list[float]] = self.scorer._extract_corpus_statistics(predictions, references)
-        return found
+        """Sufficient statistics, a row a document; their sum is what ``score_of_row`` takes.
+
+        Kept for the list that was asked for last: value, standard error and interval read the same text.
+        """
+        if self._kept is None or self._kept[0] is not items or len(self._kept[1]) != len(items):
+            predictions, references = self._columns(items)
+            self._kept = items, self.scorer._extract_corpus_statistics(predictions, references)
+        return self._kept[1]
 
     def score_of_row(self, row: Any) -> float:
         """The value of a sum of rows."""
