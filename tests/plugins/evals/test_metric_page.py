@@ -7,8 +7,6 @@ import re
 from metric_page import BEGIN, END, PAGE, summaries, written
 
 from llmasos_evals.metrics.catalogue import METRICS
-from llmasos_evals.metrics.corpus import CORPUS_AGGREGATIONS
-from llmasos_evals.statistics.aggregations import AGGREGATIONS
 
 
 def test_the_table_is_made_from_the_catalogue() -> None:
@@ -24,9 +22,3 @@ def test_every_metric_has_a_summary_and_a_paragraph() -> None:
     for definition in METRICS:
         assert f"`{definition.name}`" in page, definition.name
     assert len(re.findall(r"^### ", page, re.MULTILINE)) >= len(families)
-
-
-def test_every_aggregation_is_named() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    for name in (*AGGREGATIONS, *CORPUS_AGGREGATIONS):
-        assert f"`{name}`" in page, name

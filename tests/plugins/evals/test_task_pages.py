@@ -12,7 +12,6 @@ from task_files import plans
 from llmasos import Hub
 from llmasos.api import UsageError
 from llmasos_evals.metrics.corpus import CORPUS_AGGREGATIONS
-from llmasos_evals.plugin import llmasos_metrics
 from llmasos_evals.statistics.aggregations import AGGREGATIONS
 from llmasos_evals.tasks.config import TASK_FIELDS, FewshotConfig
 from llmasos_evals.tasks.filters import STEPS
@@ -27,20 +26,6 @@ HOW_TO = (DOCS / "how-to" / "write-a-task.md").read_text(encoding="utf-8")
 def test_every_field_and_filter_has_its_line() -> None:
     for name in [*TASK_FIELDS, *STEPS, *(field.name for field in fields(FewshotConfig))]:
         assert f"`{name}`" in TASKS, name
-
-
-def test_the_metric_table_is_the_catalogue() -> None:
-    table = METRICS.split("## Options")[0]
-    rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("| `")]
-    listed = {
-        name: (scores.strip(), better.strip())
-        for names, scores, _, better, _ in rows
-        for name in re.findall(r"`([^`]+)`", names)
-    }
-    assert listed == {
-        metric.name: (", ".join(metric.scores), "higher" if metric.higher_is_better else "lower")
-        for metric in llmasos_metrics()
-    }
 
 
 def test_every_aggregation_is_named() -> None:
