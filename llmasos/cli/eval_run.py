@@ -24,6 +24,18 @@ def _limit(
     return "auto" if value == "auto" else int(click.IntRange(min=1).convert(number, parameter, context))
 
 
+def _share(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """A share as a number, in percentage points or in per cent."""
+    if value is None:
+        return None
+    text, hundredths = value.strip(), 1.0
+    for unit in ("pp", "%"):
+        if text.endswith(unit):
+            text, hundredths = text.removesuffix(unit), 100.0
+    given: Any = text.strip()
+    return float(click.FloatRange(min=0, min_open=True).convert(given, parameter, context)) / hundredths
+
+
 def _settings(context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, Any]:
     """``KEY=VALUE`` options as a mapping; a value that is JSON is read as such, anything else is text."""
     import json
@@ -48,9 +60,9 @@ def _settings(context: click.Context, parameter: click.Parameter, values: Sequen
 )
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0, min_open=True),
+    callback=_share,
     metavar="X",
-    help="With --limit auto: as many documents as make every 95 % interval X wide on either side.",
+    help="With --limit auto: as many documents as make every 95 % interval X wide on either side, such as 1pp or 0.01 of the metric's range.",
 )
 @click.option(
     "--num-fewshot",

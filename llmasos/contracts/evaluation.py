@@ -238,7 +238,8 @@ class EvalRequest:
     fewshot_as_multiturn: bool | None = None
     #: Generation settings that replace those of the tasks.
     gen_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    #: Half of the width that ``limit="auto"`` aims at, in units of the metric.
+    #: Half of the width that ``limit="auto"`` aims at, as a share of the metric's range (0.01 is one percentage point), of its
+    #: value where it has no range.
     interval: float | None = None
     #: A column of the documents: those with the same value are not independent, standard errors take that in.
     cluster_column: str | None = None

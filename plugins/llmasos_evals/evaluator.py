@@ -33,6 +33,7 @@ from llmasos_evals.records.results import Tally, group_sections
 from llmasos_evals.records.runs import TaskRun, describe, execution_section
 from llmasos_evals.records.samples import is_whole, sample_line
 from llmasos_evals.records.store import SampleStore
+from llmasos_evals.samples import Samples
 from llmasos_evals.scoring.session import ScoringSession
 from llmasos_evals.scoring.suite import Finished
 from llmasos_evals.tasks.chat import chat_settings
@@ -65,7 +66,6 @@ class HarnessEvaluator:
         Raises InputError and UnknownName for tasks, what ``load_model`` raises for the model, UsageError when the output
         folder holds another run, EvaluationError when scoring cannot be completed. Finished documents are kept in any case.
         """
-        _refuse_unbuilt(request)
         if request.engine == "lm-eval":
             return _elsewhere(request, hub, progress)
         watch = Stopwatch()
@@ -77,8 +77,10 @@ class HarnessEvaluator:
             prepared = hub.prepare_model(
                 request.model, device=request.device, dtype=request.dtype, allow_pickle=request.allow_pickle
             )
+        samples = Samples(request, selection) if request.limit == "auto" else None
         with watch.phase("prompts"):
-            runs = plan_tasks(selection, request, progress, prepared.tokenizer)
+            asked = request if samples is None else samples.pilot()
+            runs = plan_tasks(selection, asked, progress, prepared.tokenizer)
         session = ScoringSession(request, prepared, hub)
         origin = hub.provenance()
         described = describe(request, prepared, session, runs, origin)
@@ -86,31 +88,44 @@ class HarnessEvaluator:
         run_key = canonical_digest(identity)
         folder = request.output or hub.cache_dir / "evals" / run_key[:16]
         with SampleStore(Path(folder), identity, resume=request.resume) as store:
-            try:
-                with watch.phase("scoring"):
-                    take_over(runs, store)
-                    for document in session.answer(
-                        runs,
-                        {run.task.name: run.samples for run in runs},
-                        folder=store.work,
-                        context=run_key,
-                        origin=origin,
-                        progress=progress,
-                    ):
-                        _finish(document, store)
-            except BaseException:
-                _say_what_is_kept(runs, store, progress)
-                raise
+
+            def answer(runs: Sequence[TaskRun]) -> None:
+                try:
+                    with watch.phase("scoring"):
+                        take_over(runs, store)
+                        for document in session.answer(
+                            runs,
+                            {run.task.name: run.samples for run in runs},
+                            folder=store.work,
+                            context=run_key,
+                            origin=origin,
+                            progress=progress,
+                        ):
+                            _finish(document, store)
+                except BaseException:
+                    _say_what_is_kept(runs, store, progress)
+                    raise
+
+            answer(runs)
+            if samples is not None:
+                _, scores = aggregate_runs(runs, request.bootstrap, progress, request.compat)
+                more = plan_tasks(selection, samples.rest(runs, scores), progress, prepared.tokenizer)
+                answer(more)
+                samples.join(runs, more)
             for run in runs:
                 _report_counts(run, progress)
             with watch.phase("metrics"):
                 tallies, scores = aggregate_runs(runs, request.bootstrap, progress, request.compat)
+            if samples is not None:
+                samples.report(runs, scores, progress)
             record = sealed(
                 {
                     "run_key": run_key,
                     **described,
                     "tasks": [
-                        section | tallies[run.task.name].section(scores[run.task.name])
+                        section
+                        | tallies[run.task.name].section(scores[run.task.name])
+                        | ({} if run.sampling is None else {"sampling": dict(run.sampling)})
                         for section, run in zip(described["tasks"], runs, strict=True)
                     ],
                     "groups": sorted(group_sections(selection, scores), key=lambda group: group["name"]),
@@ -128,13 +143,6 @@ class HarnessEvaluator:
             )
             store.finish(record)
         return EvalResult(record, Path(folder))
-
-
-def _refuse_unbuilt(request: EvalRequest) -> None:
-    """Refuse, rather than ignore, what this evaluator has no code for. Raises UsageError."""
-    for option, asked in (("--limit auto", request.limit == "auto"),):
-        if asked:
-            raise UsageError(f"{option} is not there yet in this version", hint="leave it out")
 
 
 def _elsewhere(request: EvalRequest, hub: HubAPI, progress: Progress) -> EvalResult:
@@ -187,7 +195,11 @@ def plan_tasks(
         system_instruction=request.system_instruction,
         fewshot_as_multiturn=request.fewshot_as_multiturn,
     )
-    sizes = [min(task.size(), request.limit or task.size()) for task in selection.tasks]
+    chosen = request.samples or {}
+    sizes = [
+        len(chosen.get(task.name, range(min(task.size(), request.limit or task.size()))))
+        for task in selection.tasks
+    ]
     progress.phase("building prompts", sum(sizes))
     runs = []
     for task in sorted(selection.tasks, key=lambda task: task.name):

@@ -14,11 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from llmasos.api import canonical_digest
+from llmasos.api import record_digest
 
 SCHEMA = "llmasos-record/2"
-#: Sections that the digest leaves out: they may differ between two runs that computed the same.
-OUTSIDE_DIGEST = frozenset({"digest", "environment", "execution", "timings"})
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 #: A number, or the name of a value that JSON has no number for.
@@ -80,7 +78,9 @@ class SettingsSection(Section):
 
     tasks: list[str]
     limit: int | Literal["auto"] | None
-    interval: float | None = Field(description="half width that `auto` aimed at")
+    interval: float | None = Field(
+        description="half width that `auto` aimed at, as a share of the range or value"
+    )
     samples: dict[str, list[int]] | None = Field(description="task -> the documents that were scored, of all")
     num_fewshot: int | None
     seed: int
@@ -146,6 +146,17 @@ class DataSection(Section):
     fewshot_split: str | None
 
 
+class SamplingSection(Section):
+    """How ``--limit auto`` chose documents."""
+
+    rule: str = Field(description="how the number of documents was found and in which order they stand")
+    pilot: int = Field(description="documents that the number was judged by")
+    wanted: int = Field(
+        description="documents the interval needs, as the pilot judged; the task may have fewer"
+    )
+    reached: bool = Field(description="whether every interval of the task is as narrow as wanted")
+
+
 class TaskSection(Section):
     name: str
     alias: str
@@ -162,6 +173,7 @@ class TaskSection(Section):
     prompt_digest: Sha256 = Field(description="Merkle root over the token ids of each document")
     samples_digest: Sha256 = Field(description="Merkle root over the samples of each document")
     counts: Counts
+    sampling: SamplingSection | None = Field(default=None, description="only with limit `auto`")
     scores: list[ScoreSection]
 
 
@@ -236,11 +248,6 @@ class Record(Section):
     environment: EnvironmentSection
     execution: ExecutionSection
     timings: TimingsSection
-
-
-def record_digest(record: Mapping[str, Any]) -> str:
-    """The digest of a record's deterministic part."""
-    return canonical_digest({key: value for key, value in record.items() if key not in OUTSIDE_DIGEST})
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,8 @@ class TaskRun:
     planned: tuple[PlannedDocument, ...]
     #: Documents with the same value in this column are not independent.
     cluster_column: str | None = None
+    #: How the documents were chosen, for the record; None: as they come.
+    sampling: Mapping[str, Any] | None = None
     samples: dict[int, dict[str, Any]] = field(default_factory=dict)
     resumed: int = 0
 

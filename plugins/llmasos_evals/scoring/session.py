@@ -245,7 +245,7 @@ class _Tally:
     def plan(self, suite: Suite, plan: SuitePlan) -> None:
         """What a plan comes to."""
         counts = plan.rows.counts
-        self.planned = {
+        planned = {
             "requests": suite.requests,
             "unique_requests": counts.rows + sum(map(len, plan.prompts)),
             "tokens_computed": counts.tokens,
@@ -254,6 +254,8 @@ class _Tally:
             "ideal_logit_rows": counts.ideal_logit_rows,
             "shards": len(plan.rows.shards) + len(plan.prompts),
         }
+        # A run that samples documents plans twice.
+        self.planned = {name: self.planned.get(name, 0) + number for name, number in planned.items()}
 
     def as_json(self) -> dict[str, int]:
         """Fields of ``ExecutionSection``."""
