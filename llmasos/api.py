@@ -46,7 +46,13 @@ from llmasos.contracts.evaluation import (
     Scorer,
     TaskDef,
 )
-from llmasos.contracts.fingerprint import canonical_digest, canonical_json, merkle_root
+from llmasos.contracts.fingerprint import (
+    canonical_digest,
+    canonical_json,
+    merkle_root,
+    record_digest,
+    samples_name,
+)
 from llmasos.contracts.hub import HubAPI, PluginInfo, Provided
 from llmasos.contracts.model import (
     Architecture,
@@ -230,6 +236,8 @@ __all__ = [
     "hookimpl",
     "merkle_root",
     "read_options",
+    "record_digest",
+    "samples_name",
 ]
 
 

@@ -7,8 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+#: Sections of an evaluation's record that its digest leaves out: they may differ between two runs that computed the same.
+OUTSIDE_RECORD_DIGEST = frozenset({"digest", "environment", "execution", "timings"})
+#: The file of the record in the folder of a run; its signature has the same name with the suffix.
+RECORD_FILE = "record.json"
+SIGNATURE_SUFFIX = ".sig"
 
 
 def canonical_json(value: Any) -> bytes:
@@ -25,6 +32,19 @@ def canonical_json(value: Any) -> bytes:
 def canonical_digest(value: Any) -> str:
     """sha256 of ``canonical_json``."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def record_digest(record: Mapping[str, Any]) -> str:
+    """The digest of the part of an evaluation's record that says what was computed, and not how and when."""
+    return canonical_digest({key: value for key, value in record.items() if key not in OUTSIDE_RECORD_DIGEST})
+
+
+def samples_name(task: str) -> str:
+    """The file of a task's samples in the folder of a run. Names that a file system might not like get a digest to stay
+    distinct."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", task)
+    suffix = "" if plain == task else f"-{canonical_digest(task)[:8]}"
+    return f"samples_{plain}{suffix}.jsonl"
 
 
 def merkle_root(leaves: Sequence[str]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import sys
 import time
@@ -16,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
-from llmasos.api import EvaluationError, UsageError, canonical_digest, canonical_json
+from llmasos.api import EvaluationError, UsageError, canonical_digest, canonical_json, samples_name
 
 RUN_FILE = "run.json"
 RECORD_FILE = "record.json"
@@ -58,13 +57,6 @@ def write_lines(path: Path, values: Iterable[Any]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def samples_name(task: str) -> str:
-    """The file name of a task's samples. Names that a file system might not like get a digest to stay distinct."""
-    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", task)
-    suffix = "" if plain == task else f"-{canonical_digest(task)[:8]}"
-    return f"samples_{plain}{suffix}.jsonl"
 
 
 class SampleStore:
