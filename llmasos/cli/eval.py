@@ -16,7 +16,23 @@ class EvalGroup(OpenGroup):
     prefix = "eval"
     default = "run"
     core: ClassVar[Mapping[str, tuple[str, str]]] = {
-        "run": ("llmasos.cli.eval_run:command", "Score MODEL on tasks or suites.")
+        "attest": (
+            "llmasos.cli.eval_publish:attest",
+            "Send the signed ATTESTATION that `llmasos eval verify` wrote about a published record.",
+        ),
+        "fetch": (
+            "llmasos.cli.eval_publish:fetch",
+            "Fetch the published record DIGEST with its samples, to look at or to verify.",
+        ),
+        "leaderboard": (
+            "llmasos.cli.eval_publish:leaderboard",
+            "Show the published scores of TASK, those that may be compared together; without TASK, the tasks.",
+        ),
+        "publish": (
+            "llmasos.cli.eval_publish:publish",
+            "Publish the signed record of RUN, and its samples.",
+        ),
+        "run": ("llmasos.cli.eval_run:command", "Score MODEL on tasks or suites."),
     }
 
 

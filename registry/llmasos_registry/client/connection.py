@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 from urllib.parse import quote, urljoin, urlsplit
 
 import httpx2
@@ -95,6 +95,14 @@ class Connection:
     ) -> Any:
         """Send a multipart form; what was answered as text. Raises RegistryNotFound, RegistryError."""
         return self._call("POST", path, data=dict(fields), files=dict(files), timeout=timeout)
+
+    def put_file(self, path: str, file: BinaryIO, timeout: float = 600.0) -> Any:
+        """Send a file's bytes, get JSON. Raises RegistryNotFound, RegistryError."""
+        file.seek(0, 2)
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(file.tell())}
+        file.seek(0)
+        pieces = iter(lambda: file.read(1 << 20), b"")
+        return self._call("PUT", path, content=pieces, headers=headers, timeout=timeout)
 
     @contextmanager
     def stream(self, url: str, headers: Mapping[str, str] | None = None) -> Iterator[httpx2.Response]:

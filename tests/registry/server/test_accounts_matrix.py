@@ -49,6 +49,8 @@ PARAMETERS = {
     "prefix": "default",
     "hash": "0" * 64,
     "keyid": "sha256:" + "0" * 64,
+    "digest": "0" * 64,
+    "task": "quickstart",
 }
 #: Bodies that do something, by the end of the pattern.
 BODIES: tuple[tuple[str, str, dict[str, Any]], ...] = (

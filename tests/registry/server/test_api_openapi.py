@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from registries import InProcess
 from registry_seeds import CARD_TEXT, safetensors, seed_project, seed_repo, sha256
+from result_documents import a_record, an_attestation, packed, samples_of, signed
 
 from llmasos_registry.server.serve import all_routes
 from llmasos_registry.signatures.keys import generate, keyid, prove, public_pem
@@ -152,6 +153,24 @@ def test_real_answers_are_as_described(app: InProcess, described: dict[str, Any]
     asked = {"package": {"purl": "pkg:pypi/llmasos-acme@1.0.0"}}
     assert call("POST", "/v1/query", json=asked)["vulns"]
     assert call("POST", "/v1/querybatch", json={"queries": [asked, {"commit": "abc"}]})["results"][0]["vulns"]
+    record = a_record([1.0, 0.0] * 5)
+    call(
+        "POST",
+        "/v1/records",
+        ann,
+        json={"account": "ann", "record": record, "signature": signed(record, key)},
+    )
+    call("POST", "/v1/records", ann, json={"account": "ann", "record": {}, "signature": {}})
+    one = f"/v1/records/{record['digest']}"
+    call("PUT", f"{one}/samples/quick", ann, content=packed(samples_of([1.0, 0.0] * 5)))
+    assert call("GET", one)["samples"] == {"quick": 10}
+    call("GET", f"{one}/samples/slow")
+    attestation = an_attestation(record)
+    body = {"account": "ann", "attestation": attestation, "signature": signed(attestation, key)}
+    call("POST", f"{one}/attestations", ann, json=body)
+    call("GET", "/v1/leaderboards")
+    assert call("GET", "/v1/leaderboards/quick")["columns"]
+    call("POST", f"{one}/withdraw", ann, json={"reason": "because"})
     hook = call("POST", "/v1/webhooks", ann, json={"url": "https://localhost/", "events": ["*"]})
     call("GET", "/v1/webhooks", ann)
     call("GET", f"/v1/webhooks/{hook['id']}/deliveries", ann)

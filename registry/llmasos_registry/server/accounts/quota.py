@@ -7,13 +7,15 @@ import sqlalchemy as sa
 from llmasos_registry.server.db.tables_accounts import accounts
 from llmasos_registry.server.db.tables_hub import repos
 from llmasos_registry.server.db.tables_index import projects
+from llmasos_registry.server.db.tables_results import eval_records, eval_samples
 from llmasos_registry.server.db.tables_store import blobs, repo_blobs
 from llmasos_registry.server.failures import Failure
 from llmasos_registry.server.settings import Settings
 
 
 def used_bytes(conn: sa.Connection, owner: int) -> int:
-    """Bytes that count: files of repositories as committed, files that were sent and wait for a commit, package files.
+    """Bytes that count: files of repositories as committed, files that were sent and wait for a commit, package files,
+    results of evaluations.
 
     A file that two repositories hold counts twice: what one account pays must not depend on what others keep.
     """
@@ -27,7 +29,15 @@ def used_bytes(conn: sa.Connection, owner: int) -> int:
     packages = sa.select(sa.func.coalesce(sa.func.sum(projects.c.bytes), 0)).where(
         projects.c.owner_id == owner
     )
-    return sum(int(conn.execute(part).scalar_one()) for part in (committed, waiting, packages))
+    own = eval_records.c.owner_id == owner
+    results = sa.select(sa.func.coalesce(sa.func.sum(eval_records.c.bytes), 0)).where(own)
+    samples = (
+        sa.select(sa.func.coalesce(sa.func.sum(eval_samples.c.bytes), 0))
+        .join(eval_records, eval_records.c.digest == eval_samples.c.record)
+        .where(own)
+    )
+    parts = (committed, waiting, packages, results, samples)
+    return sum(int(conn.execute(part).scalar_one()) for part in parts)
 
 
 def allowed_bytes(conn: sa.Connection, settings: Settings, owner: int) -> int:

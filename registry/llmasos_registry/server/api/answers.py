@@ -343,3 +343,111 @@ class TestDelivery(TypedDict):
 
     status: int | None
     error: str | None
+
+
+class AttestationEntry(TypedDict):
+    """What somebody found who computed documents of a record again."""
+
+    digest: str
+    by: str
+    keyid: str
+    verdict: str
+    kind: str
+    documents: int
+    sample: int
+    agreed: int
+    refuted: int
+    #: Sent by another account than the record's.
+    independent: bool
+    at: str
+
+
+class EvalRecord(TypedDict):
+    """A published record. ``state``: self-reported, spot-checked, fully re-run or refuted."""
+
+    digest: str
+    owner: str
+    publisher: str
+    model: str
+    keyid: str
+    created_at: str
+    #: Why it was taken back, null when it was not.
+    withdrawn: str | None
+    state: str
+    attestations: list[AttestationEntry]
+    #: Task -> documents, for the samples that are here.
+    samples: dict[str, int]
+
+
+class EvalRecordDocument(EvalRecord):
+    """With the record itself and the envelope that signs it."""
+
+    record: dict[str, Any]
+    signature: dict[str, Any]
+
+
+class EvalSamples(TypedDict):
+    """Samples of a task that were published."""
+
+    task: str
+    documents: int
+    bytes: int
+
+
+class LeaderboardTask(TypedDict):
+    """A task with published scores."""
+
+    task: str
+    models: int
+
+
+class Leaderboards(TypedDict):
+    """The tasks of the leaderboards."""
+
+    tasks: list[LeaderboardTask]
+
+
+class AgainstAbove(TypedDict):
+    """A row against the one above it: mean difference (above minus this) on shared documents, two-sided p."""
+
+    documents: int
+    difference: float
+    p: float
+    test: str
+
+
+class LeaderboardRow(TypedDict):
+    """One model's score."""
+
+    rank: int
+    model: str
+    owner: str
+    record: str
+    value: float
+    stderr: float | None
+    ci_low: float | None
+    ci_high: float | None
+    state: str
+    keyid: str
+    created_at: str
+    above: AgainstAbove | None
+
+
+class LeaderboardColumn(TypedDict):
+    """Scores that may be compared."""
+
+    comparable: str
+    metric: str
+    filter: str
+    higher_is_better: bool
+    documents: int
+    #: All of them; ``rows`` has the best.
+    models: int
+    rows: list[LeaderboardRow]
+
+
+class Leaderboard(TypedDict):
+    """The columns of a task."""
+
+    task: str
+    columns: list[LeaderboardColumn]

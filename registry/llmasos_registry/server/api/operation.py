@@ -63,12 +63,14 @@ class Operation:
     query: type[Query] | None = None
     weight: Weight = "api"
     limit: int = BODY
+    #: The handler reads the body itself, in pieces.
+    streams: bool = False
     tag: str = field(default="registry")
 
     @property
     def route(self) -> Route:
         """What the router needs of it."""
-        takes_body = self.body is not None or self.method in ("POST", "PUT", "PATCH")
+        takes_body = self.body is not None or (self.method in ("POST", "PUT", "PATCH") and not self.streams)
         return Route(
             self.method,
             self.pattern,

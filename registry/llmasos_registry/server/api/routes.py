@@ -19,6 +19,7 @@ from llmasos_registry.server.api import (
 from llmasos_registry.server.api.openapi import openapi_operation
 from llmasos_registry.server.api.operation import Operation
 from llmasos_registry.server.index import operations as index_operations
+from llmasos_registry.server.results import leaderboard, publishing
 from llmasos_registry.server.routing import Route
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -34,6 +35,8 @@ OPERATIONS: tuple[Operation, ...] = (
     *webhooks.OPERATIONS,
     *counts.OPERATIONS,
     *audit_read.OPERATIONS,
+    *publishing.OPERATIONS,
+    *leaderboard.OPERATIONS,
 )
 OPENAPI = openapi_operation((*OPERATIONS, *accounts.OPERATIONS))
 ROUTES: tuple[Route, ...] = tuple(operation.route for operation in (*OPERATIONS, OPENAPI))

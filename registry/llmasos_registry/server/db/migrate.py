@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 #: The newest migration. Kept here so that an up-to-date registry opens without importing Alembic.
-HEAD = "0001"
+HEAD = "0002"
 FOLDER = Path(__file__).parent / "migrations"
 #: Where a database keeps what it has.
 _VERSION = sa.table("alembic_version", sa.column("version_num"))

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from llmasos_registry.server.db import tables_accounts, tables_api, tables_hub, tables_index, tables_store
+from llmasos_registry.server.db import (
+    tables_accounts,
+    tables_api,
+    tables_hub,
+    tables_index,
+    tables_results,
+    tables_store,
+)
 from llmasos_registry.server.db.metadata import metadata
 
-__all__ = ["metadata", "tables_accounts", "tables_api", "tables_hub", "tables_index", "tables_store"]
+__all__ = [
+    "metadata",
+    "tables_accounts",
+    "tables_api",
+    "tables_hub",
+    "tables_index",
+    "tables_results",
+    "tables_store",
+]

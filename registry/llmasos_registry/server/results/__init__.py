@@ -1,0 +1,1 @@
+"""Published results of evaluations: records that are sealed, leaderboards that compare only what can be compared, attestations."""
