@@ -261,11 +261,14 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_record(record: Mapping[str, Any]) -> None:
     """Raise ValueError, in one line, for what is no record of this schema."""
+    from llmasos_evals.records import imported
+
+    kinds: dict[Any, type[Section]] = {SCHEMA: Record, imported.SCHEMA: imported.ImportedRecord}
     schema = record.get("schema")
-    if schema != SCHEMA:
+    if not isinstance(schema, str) or schema not in kinds:
         raise ValueError(f"its schema is {str(schema)[:60]!r}, not {SCHEMA!r}")
     try:
-        Record.model_validate(record)
+        kinds[schema].model_validate(record)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])[:200]

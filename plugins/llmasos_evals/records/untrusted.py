@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -38,6 +39,28 @@ def read_object(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
     except ValueError as error:
         raise InputError(f"{path} is damaged: {error}") from None
+
+
+def foreign_json(path: Path, limit: int) -> Any:
+    """The JSON value in a file that another program wrote, with NaN and Infinity. Raises InputError naming the file."""
+    size = regular_file(path)
+    if size > limit:
+        raise InputError(f"{path} has {size} bytes; at most {limit} are read")
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is no JSON: {error}") from None
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def parse_object(data: bytes | str) -> dict[str, Any]:
