@@ -31,6 +31,7 @@ TASKS = {
 
 #: Commands, and their modules under ``commands/``.
 COMMANDS = {
+    "eval.import": "import_run",
     "eval.export": "export",
     "data.add": "data_add",
     "data.ls": "data_ls",
