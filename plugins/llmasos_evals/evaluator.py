@@ -266,7 +266,8 @@ def _finish(document: Finished, store: SampleStore) -> None:
     run, planned, responses = document.run, document.planned, document.responses
     items, observed = run.task.items(planned, responses), run.task.observe(planned, responses)
     cluster = run.task.cluster(planned, run.cluster_column)
-    sample = sample_line(planned, responses, items, observed, cluster)
+    answers = run.task.answers(planned, responses)
+    sample = sample_line(planned, responses, items, observed, cluster, answers)
     store.append(run.task.name, sample)
     run.samples[planned.index] = sample
 

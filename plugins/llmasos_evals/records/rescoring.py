@@ -124,10 +124,11 @@ def scored_again(run: TaskRun, planned: PlannedDocument, stored: Mapping[str, An
     """A stored document with what the metrics of the task take from its answers."""
     task, responses = run.task, responses_of(planned, stored)
     items, observed = task.items(planned, responses), task.observe(planned, responses)
-    cluster = task.cluster(planned, run.cluster_column)
+    cluster, answers = task.cluster(planned, run.cluster_column), task.answers(planned, responses)
     return {
-        **{name: value for name, value in stored.items() if name != "cluster"},
+        **{name: value for name, value in stored.items() if name not in ("cluster", "answers")},
         **({} if cluster is None else {"cluster": cluster}),
+        **({"answers": pack(answers)} if answers else {}),
         "target": pack(planned.target),
         "items": [[metric, pipeline, pack(value)] for (metric, pipeline), value in items.items()],
         "observed": dict(observed),

@@ -20,11 +20,13 @@ def sample_line(
     items: Mapping[tuple[str, str], Any],
     observed: Mapping[str, int],
     cluster: str | None = None,
+    answers: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything about one document, in JSON types. ``responses`` in the order of ``planned.requests``.
 
     A prompt that several requests share is written once. ``ids_digest`` is over the token ids given to the model,
-    ``prompt_digest`` over those of all requests. ``cluster`` is there when documents of one are not independent.
+    ``prompt_digest`` over those of all requests. ``cluster`` is there when documents of one are not independent,
+    ``answers`` (filter -> what it made of the text) when the model wrote some.
     """
     prompts = list(dict.fromkeys(request.context for request in planned.requests))
     ids = [canonical_digest(response.token_ids) for response in responses]
@@ -53,6 +55,7 @@ def sample_line(
             for response, digest in zip(responses, ids, strict=True)
         ],
         "target": pack(planned.target),
+        **({"answers": pack(answers)} if answers else {}),
         "items": [[metric, filter_name, pack(value)] for (metric, filter_name), value in items.items()],
         "observed": dict(observed),
     }

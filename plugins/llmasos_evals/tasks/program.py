@@ -129,6 +129,10 @@ class ProgramTask(Task):
         found = self.program.items(document, [by_key[request.key] for request in planned.requests])
         return {key: plain(value) for key, value in found.items()}
 
+    def answers(self, planned: PlannedDocument, responses: Sequence[Response]) -> dict[str, Any]:
+        """Nothing: the program keeps what its filters make to itself."""
+        return {}
+
     def observe(self, planned: PlannedDocument, responses: Sequence[Response]) -> dict[str, int]:
         return {}
 

@@ -265,6 +265,12 @@ class Task:
             pipeline.name: [pipeline(group, planned.doc) for group in groups] for pipeline in self._pipelines
         }
 
+    def answers(self, planned: PlannedDocument, responses: Sequence[Response]) -> dict[str, Any]:
+        """What each filter makes of what the model wrote, as JSON values; nothing for likelihoods."""
+        if self.output_type != "generate_until":
+            return {}
+        return {name: plain(values[0]) for name, values in self.filtered(planned, responses).items()}
+
     def observe(self, planned: PlannedDocument, responses: Sequence[Response]) -> dict[str, int]:
         """Things worth counting over a task: labels that name no choice, and ties for the best one.
 
