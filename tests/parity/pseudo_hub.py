@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pseudo_answers
 import torch
+from pseudo_answers import Words
 
 import llmasos
 from llmasos.api import (
@@ -19,13 +20,42 @@ from llmasos.api import (
     GenerationChunk,
     LoadedModel,
     PackedBatch,
+    PreparedModel,
     ResolvedModel,
     SamplingParams,
 )
 
 
+class PseudoPath:
+    """What the tokens of one path add to a state; ``sums[i]`` is what its first i tokens add together."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.added: Words = np.zeros(0, dtype=np.uint64)
+        self._sums: Words | None = None
+
+    @property
+    def length(self) -> int:
+        return len(self.added)
+
+    @property
+    def sums(self) -> Words:
+        if self._sums is None:
+            self._sums = np.concatenate(
+                [np.zeros(1, dtype=np.uint64), np.cumsum(self.added, dtype=np.uint64)]
+            )
+        return self._sums
+
+    def replace(self, added: Words) -> None:
+        assert len(added) <= self.capacity
+        self.added, self._sums = added, None
+
+    def rewind(self, length: int) -> None:
+        self.replace(self.added[:length])
+
+
 class PseudoModel:
-    """A CausalLM without weights. The hidden state of a position, one int64, is the sum of what the tokens it sees add."""
+    """A TreeLM without weights. The hidden state of a position, one int64, is the sum of what the tokens it sees add."""
 
     device = "cpu"
     dtype = "float32"
@@ -34,16 +64,33 @@ class PseudoModel:
         self.vocab_size, self.max_length = vocab_size, max_length
         self.config: dict[str, Any] = {}
 
-    def hidden(self, batch: PackedBatch, cache: object = None) -> torch.Tensor:
+    def new_path(self, capacity: int) -> PseudoPath:
+        return PseudoPath(capacity)
+
+    def hidden(self, batch: PackedBatch, cache: Any = None) -> torch.Tensor:
         with np.errstate(over="ignore"):
             added = pseudo_answers.contributions(batch.tokens.numpy(), batch.positions.numpy())
             states = np.concatenate(
-                [
-                    np.cumsum(added[start:end])
-                    for start, end in zip(batch.starts, batch.starts[1:], strict=False)
-                ]
+                [self._states(batch, number, added, cache) for number in range(batch.size)]
             )
+        tile = batch.tree
+        if tile is not None:
+            kept = [added[first:last] for first, last in tile.kept]
+            cache.replace(np.concatenate([cache.added[: tile.keep], *kept]))
         return torch.from_numpy(states.view(np.int64))[:, None]
+
+    def _states(self, batch: PackedBatch, number: int, added: Words, path: Any) -> Words:
+        own = added[batch.starts[number] : batch.starts[number + 1]]
+        tile = batch.tree
+        if tile is None:
+            return np.cumsum(own, dtype=np.uint64)
+        above = path.sums[tile.prefix[number]]
+        for first, last in tile.ancestors[number]:
+            above = above + added[first:last].sum(dtype=np.uint64)
+        mask = tile.visible[number]
+        if mask is None:
+            return above + np.cumsum(own, dtype=np.uint64)
+        return above + np.where(mask.numpy(), own[None, :], np.uint64(0)).sum(axis=1, dtype=np.uint64)
 
     def token_logprobs(
         self, hidden: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor | None = None
@@ -65,7 +112,7 @@ class PseudoHub(llmasos.Hub):
         super().__init__(cache_dir=cache_dir, config_dir=cache_dir, offline=True)
         self.max_length = max_length
 
-    def load_model(self, ref: str, **settings: Any) -> LoadedModel:
+    def prepare_model(self, ref: str, **settings: Any) -> PreparedModel:
         tokenizer = self.load_tokenizer(ref)
         facts = {
             "ref": ref,
@@ -89,8 +136,15 @@ class PseudoHub(llmasos.Hub):
             "ops": {},
             "ops_refused": {},
         }
+        resolved = ResolvedModel(ref, Path(ref), "pseudo")
         model = PseudoModel(tokenizer.vocab_size, self.max_length)
-        return LoadedModel(ResolvedModel(ref, Path(ref), "pseudo"), model, tokenizer, facts)
+        loaded = LoadedModel(resolved, model, tokenizer, facts)
+        return PreparedModel(
+            resolved, tokenizer, facts, self.max_length, tokenizer.vocab_size, lambda: loaded
+        )
+
+    def load_model(self, ref: str, **settings: Any) -> LoadedModel:
+        return self.prepare_model(ref).load()
 
     def generate(
         self,

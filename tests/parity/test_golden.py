@@ -88,7 +88,7 @@ def run(hub: llmasos.Hub, case: Case, tasks, limit: int, model: Path, stock_root
     return open_run(folder / "out")
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not (case.chat or case.system)])
+@pytest.mark.parametrize("name", list(CASES))
 def test_prompts_ids_and_scores_are_those_of_lm_eval(name, golden, stock_root, wheel_file, tmp_path):
     """Every stock task: the pseudo-model answers both sides, and everything is equal to the last bit."""
     case, expected = CASES[name], golden["pseudo"][name]
@@ -114,7 +114,11 @@ def test_prompts_ids_and_scores_are_those_of_lm_eval(name, golden, stock_root, w
         assert found.rows
 
 
-@pytest.mark.parametrize("name", list(REAL_DOCUMENTS))
+@pytest.mark.parametrize(
+    "name",
+    # 200 tokens after a prompt of 900: the transformer's own tests hold generation to transformers' on shorter ones.
+    [pytest.param(name, marks=pytest.mark.slow) if name == "gsm8k" else name for name in REAL_DOCUMENTS],
+)
 def test_log_likelihoods_and_texts_are_those_of_lm_eval(name, golden, hub, stock_root, wheel_file, tmp_path):
     """The real weights, float32 on both sides."""
     made = run(
