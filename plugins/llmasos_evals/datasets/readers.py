@@ -29,6 +29,7 @@ _MODULES = {
     "text": "text_rows",
     "parquet": "columnar",
     "arrow": "columnar",
+    "bigbench": "bigbench_rows",
 }
 FORMATS = tuple(_MODULES)
 

@@ -15,7 +15,8 @@ from llmasos_evals.tasks.index import Entry
 from llmasos_evals.tasks.names import Names
 from llmasos_evals.tasks.parsing import near_miss, parse_task
 from llmasos_evals.tasks.program import open_program
-from llmasos_evals.tasks.sources import read_fields, task_suffixes
+from llmasos_evals.tasks.sources import HUB_SCHEME, hub_member, read_fields, task_suffixes
+from llmasos_evals.tasks.sources.members import Data, Member
 from llmasos_evals.tasks.task import Score, Task
 from llmasos_evals.tasks.taskfile import anchor_data_files
 
@@ -93,8 +94,11 @@ class Library:
 
     def build(self, name: str) -> list[Task | Group]:
         """What a name on the command line stands for."""
+        if name.startswith(HUB_SCHEME):
+            member = hub_member(name, self.hub)
+            return [self._from_file(member.path, {}, (), member.name, member.data)]
         path = Path(name).expanduser()
-        if path.suffix in (*task_suffixes(), ".yml") or (len(path.parts) > 1 and path.is_file()):
+        if path.suffix in (*task_suffixes(), ".yml") or (len(path.parts) > 1 and path.exists()):
             return [self._from_file(path, {}, ())]
         return self._from_entry(self.names.find(name, None), {}, (), None)
 
@@ -110,9 +114,14 @@ class Library:
         return [self._from_file(self.names.file(entry), overrides, parents, name)]
 
     def _from_file(
-        self, path: Path, overrides: Mapping[str, Any], parents: tuple[str, ...], name: str | None = None
+        self,
+        path: Path,
+        overrides: Mapping[str, Any],
+        parents: tuple[str, ...],
+        name: str | None = None,
+        data: Data | None = None,
     ) -> Task | Group:
-        raw = read_fields(path, name)
+        raw = read_fields(path, name, data)
         if "group" in raw and "class" not in raw:
             # What belongs to a group, somebody who lists it may set; the rest is meant for its tasks.
             of_group = {key: value for key, value in overrides.items() if key in _GROUP_SETTINGS}
@@ -175,6 +184,8 @@ class Library:
     ) -> list[Task | Group]:
         if isinstance(item, str):
             return self._from_entry(self.names.find(item, path.parent), overrides, parents, path.parent)
+        if isinstance(item, Member):
+            return [self._from_file(item.path, overrides, parents, item.name, item.data)]
         if not isinstance(item, Mapping) or not isinstance(item.get("group", item.get("task")), str):
             raise InputError(
                 f"{path}: a member of group {group} is a name or has a `task` or `group` name: {item!r}"

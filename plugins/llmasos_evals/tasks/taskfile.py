@@ -86,6 +86,11 @@ def _parse(path: Path, included_by: Path | None) -> dict[str, Any]:
         raise InputError(f"cannot read task file {path}{where}: {error.strerror}") from error
     if len(raw) > MAX_BYTES:
         raise InputError(f"{path}: larger than {MAX_BYTES // 2**20} MiB, which no task file is")
+    return parse_text(raw, path)
+
+
+def parse_text(raw: bytes, path: Path) -> dict[str, Any]:
+    """The keys of YAML text that stands in the file ``path``, includes left as they are. Raises InputError."""
     check_nesting(raw, path)
     try:
         value = yaml.load(raw, Loader=_loader(path.parent))

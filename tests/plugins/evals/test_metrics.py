@@ -336,7 +336,8 @@ def outcome_for(name: str, kind: str) -> Any:
         scores = (
             (-1.0, -2.0) if name in pair or not name.startswith(("bbq", "stereoset")) else (-1.0, -2.0, -3.0)
         )
-        return choice(*scores, gold=1, unconditional=(-1.0,) * len(scores), doc=BBQ)
+        doc = BBQ | ({"scores": [0.5, 1.0]} if name == "multiple_choice_grade" else {})
+        return choice(*scores, gold=1, unconditional=(-1.0,) * len(scores), doc=doc)
     if kind == "loglikelihood":
         return LikelihoodOutcome(-2.0, False, 3)
     if kind == "loglikelihood_rolling":
