@@ -207,7 +207,7 @@ class _Known:
         written = self._cache.get(digests)
         for prompt, digest in zip(prompts, digests, strict=True):
             answer = written.get(digest)
-            if _is(answer, str, int):
+            if _is(answer, str, list):
                 tally.cached += 1
                 yield from self._suite.write(prompt, (answer[0], answer[1]))
 

@@ -86,7 +86,7 @@ class ScoringWorker:
         self._meter = meter
 
     def run(self, shard: Shard | PromptShard, folder: Path) -> dict[str, Any]:
-        """``answers`` in the order of the shard: [nats, whether greedy] of each row, or [text, tokens] of each prompt."""
+        """``answers`` in the order of the shard: [nats, whether greedy] of each row, or [text, token ids] of each prompt."""
         found = dict(self._written(shard) if isinstance(shard, PromptShard) else self._scored(shard))
         self._meter.flush()
         if len(found) != len(shard):
@@ -117,7 +117,7 @@ class ScoringWorker:
             for chunk in chunks:
                 if chunk.done is not None:
                     self._meter.count()
-                    yield start + chunk.index, [plan.cut(chunk.done.text), len(chunk.done.tokens)]
+                    yield start + chunk.index, [plan.cut(chunk.done.text), list(chunk.done.tokens)]
 
 
 class _Meter:

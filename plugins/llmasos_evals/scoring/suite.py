@@ -32,8 +32,8 @@ ENCODE_AHEAD = 256
 
 #: The answer to a row: nats of its targets together, and whether each is the arg-max.
 Scores = tuple[float, bool]
-#: The answer to a prompt: the text up to the first stop string, and how many tokens were generated.
-Text = tuple[str, int]
+#: The answer to a prompt: the text up to the first stop string, and the ids of the tokens that were generated.
+Text = tuple[str, Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +228,14 @@ class Suite:
 
     def _written(self, request: Request, prompt: Prompt, truncated: int) -> Response:
         text, tokens = self._texts[prompt]
-        return Response(request.key, text=text, tokens=tokens, truncated=truncated, token_ids=prompt.tokens())
+        return Response(
+            request.key,
+            text=text,
+            tokens=len(tokens),
+            truncated=truncated,
+            token_ids=prompt.tokens(),
+            output_ids=tuple(tokens),
+        )
 
     def _scored(self, request: Request, first: int, end: int) -> Response:
         rows = self._rows[first:end]

@@ -207,6 +207,13 @@ def test_a_greedy_flag_is_refuted(world, tmp_path, capsys):
     assert "is_greedy" in found["refuted"][0]["what"]
 
 
+def test_the_tokens_of_a_text_are_kept(made):
+    """Without them an honest text that rounding sent another way could not be told from a forged one."""
+    for sample in open_run(made / "run").samples("story"):
+        (answer,) = sample["responses"]
+        assert len(answer["output"]) == answer["tokens"] > 0
+
+
 # ---- what is refused ------------------------------------------------------------------------------------------------
 
 
