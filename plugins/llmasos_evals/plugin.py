@@ -42,6 +42,7 @@ COMMANDS = {
     "eval.power": "power",
     "eval.ls": "ls",
     "eval.rescore": "rescore",
+    "eval.show": "show",
     "eval.sign": "sign",
     "eval.verify": "verify",
     "eval.view": "view",

@@ -129,6 +129,10 @@ class Library:
             return self._group(str(raw["group"]), {**raw, **of_group}, path, rest, parents)
         return self._task(raw, path, overrides)
 
+    def task(self, raw: Mapping[str, Any], path: Path) -> Task:
+        """The task of fields that were read from a file. Raises what Task raises."""
+        return self._task(raw, path, {})
+
     def _task(self, raw: Mapping[str, Any], path: Path, overrides: Mapping[str, Any]) -> Task:
         key = (path.resolve(), digest({"name": raw.get("task"), "overrides": overrides}))
         if key not in self._tasks and "class" in raw:

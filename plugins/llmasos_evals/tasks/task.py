@@ -122,6 +122,11 @@ class Task:
         return len(self._documents.scored)
 
     @property
+    def measures(self) -> Mapping[str, Measure]:
+        """The metrics of the task by name, as this task uses them."""
+        return self._measures
+
+    @property
     def data_digest(self) -> str:
         """SHA-256 over the canonical rows of the scored split and of the few-shot pool, as they lie in the files."""
         return self._documents.digest
