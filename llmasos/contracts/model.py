@@ -110,7 +110,8 @@ class TreeTile:
     tokens, those that ``visible[b]`` [n, n] bool says; None means all up to itself. Nothing sees what comes after it, so
     ``visible[b]`` is lower triangular, its diagonal set.
 
-    After the pass the path is its first ``keep`` tokens, followed by the batch's rows ``kept``.
+    After the pass the path is its first ``keep`` tokens, followed by the batch's rows ``kept``. ``wanted`` [R] int64, ascending:
+    the rows whose hidden states are asked for, None for all; the last layer need not be computed in full for the others.
     """
 
     prefix: tuple[int, ...]
@@ -118,6 +119,7 @@ class TreeTile:
     visible: tuple[Tensor | None, ...] = field(repr=False)
     keep: int
     kept: tuple[Span, ...]
+    wanted: Tensor | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +223,7 @@ class TreeLM(CausalLM, Protocol):
         """An empty path of up to ``capacity`` tokens."""
 
     def hidden(self, batch: PackedBatch, cache: KVCache | PathCache | None = None) -> Tensor:
-        """Final hidden states [N, D], as in ``Model``."""
+        """Final hidden states [N, D], as in ``Model``; [R, D] where a tile says which rows are wanted."""
 
     def token_logprobs(
         self, hidden: Tensor, targets: Tensor, rows: Tensor | None = None

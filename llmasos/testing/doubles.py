@@ -267,7 +267,8 @@ class ScriptedModel:
                 seen = [own[start + j] for j in range(i + 1) if mask is None or bool(mask[i, j])]
                 rows.append(self._row([*above, *seen]))
         path.held = path.held[: tile.keep] + [own[row] for span in tile.kept for row in range(*span)]
-        return torch.stack(rows) if rows else torch.zeros(0, self.vocab_size)
+        scores = torch.stack(rows) if rows else torch.zeros(0, self.vocab_size)
+        return scores if tile.wanted is None else scores[tile.wanted]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The rows themselves, [M, V]."""

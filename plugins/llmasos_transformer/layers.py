@@ -27,6 +27,8 @@ class Pass(NamedTuple):
     cache: SlabCache | SlabPath | None = None
     #: Where the new tokens go in a flattened cache slab, [N] int64.
     cache_rows: Tensor | None = None
+    #: The rows the last layer is asked for, [R] int64; None for all.
+    wanted: Tensor | None = None
 
 
 class Linear(nn.Module):
@@ -94,7 +96,8 @@ class Attention(nn.Module):
         self.value = Linear(ops, spec.width, keys, bias=bias)
         self.output = Linear(ops, queries, spec.width, bias=bias)
 
-    def forward(self, x: Tensor, shared: Pass) -> Tensor:
+    def forward(self, x: Tensor, shared: Pass, rows: Tensor | None = None) -> Tensor:
+        """What is mixed into each token [N, D], or into the tokens ``rows`` [R, D]."""
         tokens = x.shape[0]
         q = self.query(x).view(tokens, -1, self.head_width)  # [N, Hq, E]
         k = self.key(x).view(tokens, -1, self.head_width)  # [N, Hk, E]
@@ -106,8 +109,8 @@ class Attention(nn.Module):
             past_k, past_v = shared.cache.layer(self.layer)  # [slots * capacity, Hk, E] or [capacity, Hk, E]
             k = past_k.index_copy_(0, shared.cache_rows, k)
             v = past_v.index_copy_(0, shared.cache_rows, v)
-        mixed = self.ops.attention(q, k, v, shared.layout, self.scale)  # [N, Hq, E]
-        return self.output(mixed.reshape(tokens, -1))
+        mixed = self.ops.attention(q, k, v, shared.layout, self.scale).reshape(tokens, -1)  # [N, Hq * E]
+        return self.output(mixed if rows is None else mixed[rows])
 
 
 class FeedForward(nn.Module):
@@ -135,16 +138,20 @@ class Block(nn.Module):
     def __init__(self, ops: Ops, spec: StackSpec, layer: int) -> None:
         super().__init__()
         self.norm_first = spec.norm_at == "pre"
+        self.last = layer == spec.layers - 1
         self.attention = Attention(ops, spec, layer)
         self.attention_norm = make_norm(ops, spec)
         self.feed_forward = FeedForward(ops, spec)
         self.feed_forward_norm = make_norm(ops, spec)
 
     def forward(self, x: Tensor, shared: Pass) -> Tensor:
+        # Nothing reads the last layer but the result: what is not wanted there needs keys and values, and no more.
+        rows = shared.wanted if self.last else None
+        kept = x if rows is None else x[rows]
         if self.norm_first:
-            x = x + self.attention(self.attention_norm(x), shared)
+            x = kept + self.attention(self.attention_norm(x), shared, rows)
             return x + self.feed_forward(self.feed_forward_norm(x))
-        x = self.attention_norm(x + self.attention(x, shared))
+        x = self.attention_norm(kept + self.attention(x, shared, rows))
         return self.feed_forward_norm(x + self.feed_forward(x))
 
 

@@ -62,7 +62,7 @@ class Stack(nn.Module):
         self.frequencies: Tensor | None = None if spec.rope is None else spec.rope.frequencies().to(device)
 
     def hidden(self, batch: PackedBatch, cache: KVCache | PathCache | None = None) -> Tensor:
-        """Final hidden states [N, D], after the last norm.
+        """Final hidden states [N, D], after the last norm; [R, D] where a tile says which rows are wanted.
 
         With a cache, ``batch`` holds the new tokens of the slots it names, or a tile of a tree, and the cache is advanced
         by them once the pass has succeeded. Raises EvaluationError for a sequence longer than ``max_length`` and for ids
@@ -95,7 +95,8 @@ class Stack(nn.Module):
                 k_lengths=tuple(slabs.lengths[s] + n for s, n in zip(batch.slots, counts, strict=True)),
                 causal=causal,
             )
-        shared = Pass(layout=layout, cos=cos, sin=sin, cache=slabs, cache_rows=rows)
+        wanted = None if batch.tree is None else batch.tree.wanted
+        shared = Pass(layout=layout, cos=cos, sin=sin, cache=slabs, cache_rows=rows, wanted=wanted)
         x = self.embeddings(batch.tokens, batch.positions, batch.token_types)  # [N, D]
         for block in self.blocks:
             x = block(x, shared)

@@ -22,8 +22,10 @@ _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
 }
 
-#: Elements of one float32 block of logits in ``token_logprobs``: 32 MiB, small enough to stay near the caches.
-_LOGIT_BLOCK = 2**23
+#: Rows and vocabulary entries of one block of logits in ``token_logprobs``: 8 MiB of float32.
+_ROW_BLOCK, _VOCABULARY_BLOCK = 512, 4096
+#: Logits among which the largest is looked up one by one.
+_STRETCH = 64
 #: Queries that attend together where each sees only what comes before it.
 _QUERY_BLOCK = 256
 
@@ -36,8 +38,9 @@ def embedding(ids: Tensor, weight: Tensor) -> Tensor:
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x [N, I] / sqrt(mean(x²) + eps) * weight [I] (Zhang & Sennrich 2019)."""
     wide = x.float()
-    wide = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
-    return weight * wide.to(x.dtype)
+    # The norm of a row in one pass over it; the mean of squares would write the squares first.
+    mean = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square() / x.shape[-1]
+    return weight * (wide * torch.rsqrt(mean + eps)).to(x.dtype)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
@@ -56,9 +59,10 @@ def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     x [N, H, E], cos and sin [N, R/2] float32, R <= E; elements from R on pass through (Su et al. 2021).
     """
     half = cos.shape[-1]
-    cos_, sin_ = cos[:, None, :], sin[:, None, :]  # [N, 1, R/2]
-    a, b = x[..., :half].float(), x[..., half : 2 * half].float()  # [N, H, R/2]
-    turned = torch.cat((a * cos_ - b * sin_, b * cos_ + a * sin_), dim=-1).to(x.dtype)
+    both = torch.cat((cos, cos), dim=-1)[:, None, :]  # [N, 1, R]
+    sign = torch.cat((-sin, sin), dim=-1)[:, None, :]
+    wide = x[..., : 2 * half].float()
+    turned = torch.addcmul(wide * both, wide.roll(half, dims=-1), sign).to(x.dtype)  # [N, H, R]
     return turned if 2 * half == x.shape[-1] else torch.cat((turned, x[..., 2 * half :]), dim=-1)
 
 
@@ -163,28 +167,66 @@ def token_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """log softmax(x weightᵀ + bias)[targets] and the arg-max: x [M, I], weight [V, I], targets [M] -> [M], [M].
 
-    With ``rows`` [M], ascending, x is [R, I] and target i belongs to row ``rows[i]``. Rows go through the head in blocks, so
-    [R, V] is never held at once.
+    With ``rows`` [M], ascending, x is [R, I] and target i belongs to row ``rows[i]``. Blocks of rows meet the vocabulary in
+    blocks, so that no more than [512, 4096] logits exist at a time and each is read while it is still in the cache.
     """
-    size = max(1, _LOGIT_BLOCK // weight.shape[0])
-    edges = torch.arange(0, x.shape[0] + size, size)
+    edges = torch.arange(0, x.shape[0] + _ROW_BLOCK, _ROW_BLOCK)
     places = edges.clamp(max=targets.shape[0]) if rows is None else torch.searchsorted(rows, edges)
-    logprobs, best = [], []
+    logprobs = [x.new_zeros(0, dtype=torch.float32)]
+    best = [targets.new_zeros(0)]
     for block, begin, first, last in zip(
-        x.split(size), edges.tolist(), places.tolist(), places[1:].tolist(), strict=False
+        x.split(_ROW_BLOCK), edges.tolist(), places.tolist(), places[1:].tolist(), strict=False
     ):
-        logits = F.linear(block, weight, bias).float()  # [r, V]
-        total, top, wanted = logits.logsumexp(dim=-1), logits.argmax(dim=-1), targets[first:last]
         if rows is None:
-            chosen = logits.gather(1, wanted[:, None]).squeeze(1)
+            row = torch.arange(last - first, device=x.device)
         else:
             row = (rows[first:last] - begin).to(x.device)
-            chosen, total, top = logits[row, wanted], total[row], top[row]
-        logprobs.append(chosen - total)
-        best.append(top)
-    if not logprobs:
-        return x.new_zeros(0, dtype=torch.float32), targets.new_zeros(0)
+        chosen, total, top = _row_block(block, weight, bias, targets[first:last], row)
+        logprobs.append(chosen - total[row])
+        best.append(top[row])
     return torch.cat(logprobs), torch.cat(best)
+
+
+def _row_block(
+    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, row: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(logits of the targets [M], log-sum-exp [R], arg-max [R]) for x [R, I]; target i belongs to row ``row[i]``."""
+    chosen = torch.zeros(targets.shape, dtype=torch.float32, device=x.device)
+    peaks, sums, places = (
+        [],
+        [],
+        [],
+    )  # of each block of the vocabulary: largest logit, sum of exp(logit - largest), its token
+    for begin in range(0, weight.shape[0], _VOCABULARY_BLOCK):
+        part = slice(begin, begin + _VOCABULARY_BLOCK)
+        logits = F.linear(x, weight[part], None if bias is None else bias[part]).float()  # [R, v]
+        size = logits.shape[1]
+        inside = (targets >= begin) & (targets < begin + size)
+        chosen = torch.where(inside, logits[row, (targets - begin).clamp(0, size - 1)], chosen)
+        peak, place = _largest(logits)
+        peaks.append(peak)
+        places.append(place + begin)
+        sums.append((logits - peak[:, None]).exp().sum(dim=-1))
+    peak_rc = torch.stack(peaks, dim=1)  # [R, blocks]
+    peak, block = _largest(peak_rc)
+    total = ((peak_rc - peak[:, None]).exp() * torch.stack(sums, dim=1)).sum(dim=1).log() + peak
+    return chosen, total, torch.stack(places, dim=1).gather(1, block[:, None]).squeeze(1)
+
+
+def _largest(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest element of each row of x [R, v] and its place, the first of equal ones.
+
+    torch finds a maximum several times faster than its place, so the place is first narrowed down to a short stretch.
+    """
+    count, size = x.shape
+    if size % _STRETCH:
+        found = x.max(dim=-1)
+        return found.values, found.indices
+    stretches = x.view(count, size // _STRETCH, _STRETCH)
+    peaks = stretches.amax(dim=-1)
+    peak, stretch = peaks.max(dim=-1)
+    within = stretches[torch.arange(count, device=x.device), stretch].argmax(dim=-1)
+    return peak, stretch * _STRETCH + within
 
 
 class ReferenceOps:

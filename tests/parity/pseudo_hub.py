@@ -77,6 +77,8 @@ class PseudoModel:
         if tile is not None:
             kept = [added[first:last] for first, last in tile.kept]
             cache.replace(np.concatenate([cache.added[: tile.keep], *kept]))
+            if tile.wanted is not None:
+                states = states[tile.wanted.numpy()]
         return torch.from_numpy(states.view(np.int64))[:, None]
 
     def _states(self, batch: PackedBatch, number: int, added: Words, path: Any) -> Words:

@@ -326,7 +326,7 @@ def tree(subject: ModelSubject) -> Observation:
         if problem := _compare(subject, f"scores of {what} and of the sequence alone", actual, expected):
             return broken(problem)
         count += len(actual)
-    return kept(f"{count} tokens in four passes")
+    return kept(f"{count} tokens in five passes")
 
 
 @check(

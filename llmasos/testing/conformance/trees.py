@@ -63,9 +63,17 @@ def trials(model: TreeLM) -> Iterator[tuple[str, Tensor, Tensor]]:
     yield "what continues the rows kept", model.logits(rows), _alone(model, [*trunk[:4], *other, *last], 4)
 
     path.rewind(2)
-    tile = TreeTile(prefix=(2,), ancestors=((),), visible=(None,), keep=2, kept=())
+    wanted = torch.tensor([0, 2], device=model.device)
+    tile = TreeTile(
+        prefix=(2,), ancestors=((),), visible=(None,), keep=2, kept=((0, len(twig)),), wanted=wanted
+    )
     rows = model.hidden(replace(pack(model, [twig], begin=[2]), tree=tile), path)
-    yield "what continues a path that was rewound", model.logits(rows), _alone(model, [*trunk[:2], *twig], 3)
+    expected = _alone(model, [*trunk[:2], *twig], len(twig))[wanted]
+    yield "the rows wanted of what continues a path that was rewound", model.logits(rows), expected
+
+    tile = replace(tile, prefix=(2 + len(twig),), keep=0, kept=(), wanted=wanted[:0])
+    rows = model.hidden(replace(pack(model, [one], begin=[2 + len(twig)]), tree=tile), path)
+    yield "no rows at all", model.logits(rows), expected[:0]
 
 
 def _alone(model: TreeLM, tokens: Sequence[int], count: int) -> Tensor:

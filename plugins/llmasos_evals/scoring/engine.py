@@ -31,6 +31,8 @@ from llmasos_evals.scoring.tree import Ints, RadixTree, common
 
 #: A pass that does not fit with so few tokens will not fit at all.
 LEAST_BUDGET = 16
+#: A pass that only extends the path.
+_NOTHING = np.zeros(0, dtype=np.int64)
 #: Capacities are multiples of this, so that the slabs of all layers are aligned alike.
 ALIGNMENT = 64
 
@@ -114,7 +116,7 @@ class TreeEngine:
             done = common(held, head) // CHUNK * CHUNK
             path.rewind(done)
             for begin in range(done, len(head), CHUNK):
-                self._pass(_chunk(head, begin), path)
+                self._pass(_chunk(head, begin), path, _NOTHING)
             yield from self._tree(unit, first, path, begin=len(head))
             path.rewind(len(head))
             held = head
@@ -127,20 +129,20 @@ class TreeEngine:
             tile = tiler.tile(begin, self.budget)
             wanted = scores.within(tile)
             try:
-                hidden_nd = self._pass(tile, path)
+                hidden_rd = self._pass(tile, path, wanted.places)
             except torch.OutOfMemoryError:
                 self._shrink()
                 continue
             if len(wanted.targets):
-                for row, logprob, greedy in scores.add(wanted, *self._score(hidden_nd, wanted)):
+                for row, logprob, greedy in scores.add(wanted, *self._score(hidden_rd, wanted)):
                     yield Answer(first + row, logprob, greedy)
             begin = tile.end
 
-    def _pass(self, tile: Tile, path: PathCache) -> torch.Tensor:
-        """Hidden states [N, D] of a tile; the path then leads to the next one."""
+    def _pass(self, tile: Tile, path: PathCache, wanted: NDArray[np.int64]) -> torch.Tensor:
+        """Hidden states [R, D] of rows ``wanted`` of a tile; the path then leads to the next one."""
         device = self._model.device
         with torch.inference_mode():
-            hidden_nd = self._model.hidden(
+            hidden_rd = self._model.hidden(
                 PackedBatch(
                     tokens=torch.from_numpy(tile.tokens.astype(np.int64)).to(device),
                     positions=torch.from_numpy(tile.positions.astype(np.int64)).to(device),
@@ -151,25 +153,23 @@ class TreeEngine:
                         visible=_masks(tile, device),
                         keep=tile.keep,
                         kept=tile.kept,
+                        wanted=torch.from_numpy(wanted).to(device),
                     ),
                 ),
                 path,
             )
         self.work.passes += 1
         self.work.tokens += len(tile.tokens)
-        return hidden_nd
+        return hidden_rd
 
     def _score(
-        self, hidden_nd: torch.Tensor, wanted: _Wanted
+        self, hidden_rd: torch.Tensor, wanted: _Wanted
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """(log-probability, whether it is the arg-max) of each target: the only wait for the device."""
         device = self._model.device
         with torch.inference_mode():
-            rows = torch.from_numpy(wanted.places).to(device)
             target_m = torch.from_numpy(wanted.targets).to(device)
-            logprob_m, best_m = self._model.token_logprobs(
-                hidden_nd[rows], target_m, torch.from_numpy(wanted.rows)
-            )
+            logprob_m, best_m = self._model.token_logprobs(hidden_rd, target_m, torch.from_numpy(wanted.rows))
             found = torch.stack((logprob_m.float(), (best_m == target_m).float())).cpu().numpy()
         self.work.logit_rows += len(wanted.places)
         return found[0], found[1] == 1.0

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from llmasos.api import OP_NAMES, AttentionLayout, UsageError
+from llmasos.testing.conformance.oracle import oracle
 from llmasos_transformer import ops
 from llmasos_transformer.backend import ReferenceBackend
 
@@ -130,7 +131,8 @@ def test_activations():
 @pytest.mark.parametrize("rows", [0, 1, 29])
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_token_logprobs_in_blocks(monkeypatch, rows, with_bias):
-    monkeypatch.setattr(ops, "_LOGIT_BLOCK", 5 * 41)  # five rows a block
+    for name, size in (("_ROW_BLOCK", 5), ("_VOCABULARY_BLOCK", 12), ("_STRETCH", 4)):
+        monkeypatch.setattr(ops, name, size)  # 41 = 3 blocks of 3 stretches, and 5 entries that are none
     x, weight = random(rows, 8), random(41, 8, seed=1)
     bias = random(41, seed=2) if with_bias else None
     targets = torch.randint(0, 41, (rows,), generator=torch.Generator().manual_seed(3))
@@ -141,6 +143,40 @@ def test_token_logprobs_in_blocks(monkeypatch, rows, with_bias):
     assert logprobs.dtype == torch.float32
     assert best.dtype == torch.int64
     assert torch.equal(best, scores.argmax(-1) if rows else best)
+
+
+@pytest.mark.parametrize("size", [4, 64, 130, 4096, 5000])
+def test_the_first_of_equal_logits_is_the_arg_max(size):
+    weight = torch.ones(size, 2)
+    weight[[size // 2, size - 1]] = 3.0  # two entries share the largest score
+    logprobs, best = ops.token_logprobs(
+        torch.ones(3, 2), weight, None, torch.tensor([0, size // 2, size - 1])
+    )
+    assert best.tolist() == [size // 2] * 3
+    assert logprobs[1] == logprobs[2] > logprobs[0]
+
+
+def test_token_logprobs_reads_each_row_once(monkeypatch):
+    monkeypatch.setattr(ops, "_ROW_BLOCK", 4)
+    x, weight = random(10, 8), random(70, 8, seed=1)
+    rows = torch.tensor(
+        [0, 0, 0, 3, 4, 4, 9]
+    )  # the block of rows 4 to 7 ends without targets, some rows have none
+    targets = torch.tensor([5, 6, 5, 69, 0, 1, 2])
+    logprobs, best = ops.token_logprobs(x, weight, None, targets, rows)
+    expected, top = ops.token_logprobs(x[rows], weight, None, targets)
+    torch.testing.assert_close(logprobs, expected, rtol=0, atol=1e-6)
+    assert torch.equal(best, top)
+
+
+def test_attention_of_a_long_sequence_after_a_path(monkeypatch):
+    monkeypatch.setattr(ops, "_QUERY_BLOCK", 4)
+    q, k, v = random(11, 4, 8), random(20, 2, 8, seed=1), random(20, 2, 8, seed=2)
+    leaf = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2, 2, 2])
+    for mask in (None, (leaf[:, None] == leaf).tril()):
+        layout = AttentionLayout((0, 11), (9,), True, before=(((0, 3), (5, 9)),), visible=(mask,))
+        found = ops.attention(q, k, v, layout, 0.3).double()
+        torch.testing.assert_close(found, oracle("attention")(q, k, v, layout, 0.3), rtol=0, atol=2e-6)
 
 
 def test_linear_and_embedding():
