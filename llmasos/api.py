@@ -96,7 +96,14 @@ from llmasos.contracts.task_source import (
     TaskSource,
     TaskSourceDef,
 )
-from llmasos.contracts.tokenizer import Encoding, SpecialTokens, Tokenizer, TokenizerDef, TokenizerFormat
+from llmasos.contracts.tokenizer import (
+    Encoding,
+    NamedChatTemplates,
+    SpecialTokens,
+    Tokenizer,
+    TokenizerDef,
+    TokenizerFormat,
+)
 from llmasos.errors import (
     AmbiguousName,
     ConfigError,
@@ -180,6 +187,7 @@ __all__ = [
     "Model",
     "ModelArchitecture",
     "ModelNotFound",
+    "NamedChatTemplates",
     "NotFound",
     "OpName",
     "Ops",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from llmasos.contracts.base import Contribution
 
@@ -80,6 +80,17 @@ class Tokenizer(Protocol):
 
     def digest(self) -> str:
         """sha256 over everything that decides ``encode`` and ``decode``: the same for the same tokenizer."""
+
+
+@runtime_checkable
+class NamedChatTemplates(Protocol):
+    """What a tokenizer has besides when its model comes with several chat templates."""
+
+    #: Jinja sources by name; ``default`` is the one in ``chat_template``.
+    chat_templates: Mapping[str, str]
+
+    def with_chat_template(self, name: str) -> Tokenizer:
+        """The same tokenizer with another template. Raises KeyError for a name that is not among them."""
 
 
 class TokenizerFormat(Protocol):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from llmasos.api import SpecialTokens, TokenizerError
 from llmasos_tokenizers.chat import ChatTemplate
@@ -35,6 +36,8 @@ class Vocabulary:
         self.special = special
         self.adds_bos = adds_bos
         self.chat_template = chat_template
+        #: All templates of the model by name, where it has several.
+        self.chat_templates: Mapping[str, str] = {}
         self._identity = identity
 
     @cached_property
@@ -69,6 +72,13 @@ class Vocabulary:
     def token_id(self, token: str) -> int | None:
         """The id of a vocabulary entry, or None."""
         return self._ids.get(token)
+
+    def with_chat_template(self, name: str) -> Self:
+        """The same tokenizer with another template. Raises KeyError for a name that is not in ``chat_templates``."""
+        other = copy.copy(self)
+        other.__dict__.pop("_template", None)
+        other.chat_template = self.chat_templates[name]
+        return other
 
     def apply_chat_template(
         self,

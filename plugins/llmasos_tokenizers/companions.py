@@ -13,6 +13,8 @@ from llmasos_tokenizers.base import ROLES
 
 MAX_JSON = 1 << 28
 MAX_TEMPLATE = 1 << 20
+#: Named templates that are read; no model has more than a handful.
+MAX_TEMPLATES = 64
 
 #: Special tokens a tokenizer class has where the files do not name them.
 CLASS_DEFAULTS: dict[str, dict[str, str]] = {
@@ -67,6 +69,15 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
+def _template_text(path: Path) -> str:
+    if path.stat().st_size > MAX_TEMPLATE:
+        raise TokenizerError(f"{path} is larger than {MAX_TEMPLATE} bytes", hint="it is not a chat template")
+    try:
+        return path.read_text(encoding="utf-8")
+    except ValueError:
+        raise TokenizerError(f"{path} is not UTF-8 text", hint="download the file again") from None
+
+
 @dataclass(frozen=True, slots=True)
 class Companions:
     """What the files of a model directory say about its tokenizer."""
@@ -109,14 +120,7 @@ class Companions:
         several). Raises TokenizerError for a template of a wrong type or size."""
         path = self.directory / "chat_template.jinja"
         if path.is_file():
-            if path.stat().st_size > MAX_TEMPLATE:
-                raise TokenizerError(
-                    f"{path} is larger than {MAX_TEMPLATE} bytes", hint="it is not a chat template"
-                )
-            try:
-                return path.read_text(encoding="utf-8")
-            except ValueError:
-                raise TokenizerError(f"{path} is not UTF-8 text", hint="download the file again") from None
+            return _template_text(path)
         value = self.config.get("chat_template")
         if isinstance(value, list):
             named = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
@@ -127,6 +131,26 @@ class Companions:
                 hint="it must be a text, or a list of named texts",
             )
         return value
+
+    def chat_templates(self) -> dict[str, str]:
+        """Templates by name where there are several: ``additional_chat_templates/NAME.jinja``, else the list in
+        tokenizer_config.json. Raises TokenizerError for a template of a wrong type or size."""
+        named: dict[str, str] = {}
+        listed = self.config.get("chat_template")
+        for entry in listed if isinstance(listed, list) else ():
+            if not isinstance(entry, dict) or not all(
+                isinstance(entry.get(key), str) for key in ("name", "template")
+            ):
+                raise TokenizerError(
+                    f"{self.directory / 'tokenizer_config.json'}: an entry of chat_template has no name or no text",
+                    hint="it must be a text, or a list of named texts",
+                )
+            named[entry["name"]] = entry["template"]
+        folder = self.directory / "additional_chat_templates"
+        for path in sorted(folder.glob("*.jinja"))[:MAX_TEMPLATES] if folder.is_dir() else ():
+            named[path.stem] = _template_text(path)
+        default = self.chat_template()
+        return {"default": default, **named} if named and default is not None else named
 
     def role_tokens(self) -> dict[str, str]:
         """The text of each special token that the files name."""

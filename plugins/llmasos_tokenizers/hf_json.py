@@ -63,7 +63,7 @@ class _Opening:
         for token, token_id in vocabulary.items():
             tokens[token_id] = token
         special = self._companions.special(self._roles, vocabulary.get, len(tokens))
-        return CompiledTokenizer(
+        made = CompiledTokenizer(
             self._library,
             tokens,
             special,
@@ -75,6 +75,8 @@ class _Opening:
                 "special_texts": sorted(self._special_texts),
             },
         )
+        made.chat_templates = self._companions.chat_templates()
+        return made
 
     def _library(self, *, parse_special: bool) -> LibraryTokenizer:
         if parse_special:

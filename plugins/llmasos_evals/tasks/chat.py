@@ -10,13 +10,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from llmasos.api import EvaluationError, TokenizerError, UsageError
+from llmasos.api import EvaluationError, NamedChatTemplates, Tokenizer, TokenizerError, UsageError
 from llmasos_evals.tasks.prompts import Turn, as_text
-
-if TYPE_CHECKING:
-    from llmasos.api import Tokenizer
 
 #: Put behind an answer that is to go on, to find where the template closes it. No template and no prompt has it.
 _OPEN_END = "\N{SYMBOL FOR END OF TEXT}llmasos-open-answer\N{SYMBOL FOR END OF TEXT} "
@@ -29,7 +26,8 @@ class ChatTemplate:
     """
 
     def __init__(self, tokenizer: Tokenizer, name: str | None = None) -> None:
-        named: Mapping[str, str] = getattr(tokenizer, "chat_templates", None) or {}
+        several = tokenizer if isinstance(tokenizer, NamedChatTemplates) else None
+        named = several.chat_templates if several is not None else {}
         if name is None and tokenizer.chat_template is None:
             raise UsageError(
                 "this model has no chat template"
@@ -44,7 +42,7 @@ class ChatTemplate:
         self.digest = hashlib.sha256(self.source.encode("utf-8")).hexdigest()
         #: Whether the template refused a system message, which was then left out.
         self.dropped_system = False
-        self._tokenizer = tokenizer
+        self._tokenizer = several.with_chat_template(name) if several and name is not None else tokenizer
 
     def render(self, messages: Sequence[Mapping[str, str]], *, open_answer: bool) -> str:
         """The text for ``messages``; with ``open_answer`` it ends within the last message, else the model's turn begins.
@@ -78,10 +76,7 @@ class ChatTemplate:
         return text[:end] if kept else text[:end].rstrip()
 
     def _apply(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
-        options: dict[str, Any] = {} if self.name is None else {"template": self.name}
-        return self._tokenizer.apply_chat_template(
-            messages, add_generation_prompt=add_generation_prompt, **options
-        )
+        return self._tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,20 +30,20 @@ class Speaker:
     def __init__(self, template: str | None, named: Mapping[str, str] | None = None) -> None:
         self.chat_template = template
         self.chat_templates = dict(named or {})
-        self.seen: list[Any] = []
 
     def apply_chat_template(
         self,
         messages: Sequence[Mapping[str, str]],
         *,
         add_generation_prompt: bool = True,
-        template: str | None = None,
     ) -> str:
         from llmasos_tokenizers.chat import ChatTemplate
 
-        self.seen.append(list(messages))
-        source = self.chat_template if template is None else self.chat_templates[template]
-        return ChatTemplate(str(source)).render(messages, add_generation_prompt=add_generation_prompt)
+        template = ChatTemplate(str(self.chat_template))
+        return template.render(messages, add_generation_prompt=add_generation_prompt)
+
+    def with_chat_template(self, name: str) -> Speaker:
+        return Speaker(self.chat_templates[name], self.chat_templates)
 
 
 def settings(template: str = CHATML, **options: Any) -> ChatSettings:

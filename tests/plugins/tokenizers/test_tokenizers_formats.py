@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 from transformers import AutoTokenizer, BertTokenizer
 
-from llmasos.api import Tokenizer, TokenizerError
+from llmasos.api import NamedChatTemplates, Tokenizer, TokenizerError
 from llmasos.testing.conformance import Check, assert_conforms
 from llmasos.testing.conformance.tokenizer import CHECKS, TokenizerSubject
 from llmasos_tokenizers.byte_values import ByteFormat
@@ -118,6 +118,30 @@ def test_special_tokens_without_a_role_are_known_from_the_configuration(tmp_path
     assert ours.token_id(entry) not in ours.encode(text, parse_special=False)
     # transformers numbers "<nowhere>" after the last row of the embedding; a model has nothing there.
     assert ours.token_id("<nowhere>") is None
+
+
+def test_templates_by_name(tmp_path: Path) -> None:
+    listed = [
+        {"name": "default", "template": "plain {{ messages[0]['content'] }}"},
+        {"name": "tool_use", "template": "tools {{ messages[0]['content'] }}"},
+    ]
+    folder = samples.byte_level(tmp_path, chat_template=listed)
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "rag.jinja").write_text("rag {{ messages | length }}")
+    opened = HfJsonFormat().open(folder)
+    assert isinstance(opened, NamedChatTemplates)
+    assert sorted(opened.chat_templates) == ["default", "rag", "tool_use"]
+    messages = [{"role": "user", "content": "hi"}]
+    assert opened.apply_chat_template(messages) == "plain hi"
+    assert opened.with_chat_template("tool_use").apply_chat_template(messages) == "tools hi"
+    assert opened.with_chat_template("rag").apply_chat_template(messages) == "rag 1"
+    assert opened.apply_chat_template(messages) == "plain hi"
+    with pytest.raises(KeyError):
+        opened.with_chat_template("none")
+    (tmp_path / "one").mkdir()
+    assert HfJsonFormat().open(samples.byte_level(tmp_path / "one", chat_template="x")).chat_templates == {}
+    with pytest.raises(TokenizerError, match="has no name or no text"):
+        HfJsonFormat().open(samples.byte_level(tmp_path / "two", chat_template=[*listed, {"name": "odd"}]))
 
 
 def test_stop_tokens_are_collected_from_all_files(tmp_path: Path) -> None:
