@@ -22,16 +22,23 @@ Mode = Literal["tree", "reference"]
 
 #: Changes whenever the same shard would be computed in another order of operations.
 VERSION = 1
-#: Tokens in one forward pass.
-TOKEN_BUDGET = 4096
+#: Tokens in one forward pass on the CPU: what a layer computes then stays in the caches. Measured: docs/explanation/scoring.md
+TOKEN_BUDGET = 512
+#: Tokens in one forward pass on an accelerator, which wants many at a time.
+ACCELERATOR_BUDGET = 8192
 #: Tokens of a pass with ``--batch-invariant``, where the size may not be chosen.
-INVARIANT_BUDGET = 8192
+INVARIANT_BUDGET = 1024
 #: What documents have in common is computed in pieces of exactly this many tokens with ``--batch-invariant``.
 CHUNK = 128
 #: A shard has at least this many tokens, and no more than twice as many if it can be cut where rows share little.
 SHARD_TOKENS = 16384
 #: Of the tokens of a shard, this many may be beginnings that the shard before it computes as well.
 REPLICATED = 0.03
+
+
+def default_budget(device: str) -> int:
+    """Tokens in one forward pass where nobody says how many. A function of the kind of device alone, so that plans are."""
+    return TOKEN_BUDGET if device == "cpu" else ACCELERATOR_BUDGET
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmasos.api import EvalRequest, EvaluationError, HubAPI, PreparedModel, Progress
 from llmasos_evals.scoring.encoding import PairEncoder
-from llmasos_evals.scoring.plan import SHARD_TOKENS, TOKEN_BUDGET, PlanSettings, Shard
+from llmasos_evals.scoring.plan import SHARD_TOKENS, PlanSettings, Shard, default_budget
 from llmasos_evals.scoring.prompts import GenerationSettings, PromptShard
 from llmasos_evals.scoring.response_cache import ResponseCache
 from llmasos_evals.scoring.stage import DECIDING, ModelSource, ScoringStage
@@ -41,7 +41,7 @@ class ScoringSession:
             plan=PlanSettings(
                 mode="reference" if request.engine == "reference" else "tree",
                 invariant=request.batch_invariant,
-                budget=request.token_budget or TOKEN_BUDGET,
+                budget=request.token_budget or default_budget(prepared.facts["device"]),
                 shard_tokens=SHARD_TOKENS,
             ),
             generation=GenerationSettings(request.batch_size, alone=request.batch_invariant),
