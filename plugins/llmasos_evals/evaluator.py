@@ -109,9 +109,11 @@ class HarnessEvaluator:
             answer(runs)
             if samples is not None:
                 _, scores = aggregate_runs(runs, request.bootstrap, progress, request.compat)
-                more = plan_tasks(selection, samples.rest(runs, scores), progress, prepared.tokenizer)
-                answer(more)
-                samples.join(runs, more)
+                rest = samples.rest(runs, scores)
+                if rest is not None:
+                    more = plan_tasks(selection, rest, progress, prepared.tokenizer)
+                    answer(more)
+                    samples.join(runs, more)
             for run in runs:
                 _report_counts(run, progress)
             with watch.phase("metrics"):

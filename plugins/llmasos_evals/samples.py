@@ -41,8 +41,8 @@ class Samples:
         """The request for the pilot."""
         return self._asking({name: order.first(order.pilot) for name, order in self._orders.items()})
 
-    def rest(self, runs: Sequence[TaskRun], scores: Mapping[str, Sequence[Score]]) -> EvalRequest:
-        """The request for the documents that the intervals need besides the pilot's."""
+    def rest(self, runs: Sequence[TaskRun], scores: Mapping[str, Sequence[Score]]) -> EvalRequest | None:
+        """The request for the documents that the intervals need besides the pilot's; None when it was enough."""
         wanted: dict[str, list[int]] = {}
         for run in runs:
             name, order = run.task.name, self._orders[run.task.name]
@@ -53,7 +53,7 @@ class Samples:
             self._decisions[name] = decision
             done = {planned.index for planned in run.planned}
             wanted[name] = [index for index in order.first(decision.count) if index not in done]
-        return self._asking(wanted)
+        return self._asking(wanted) if any(wanted.values()) else None
 
     def join(self, runs: Sequence[TaskRun], more: Sequence[TaskRun]) -> None:
         """Add the documents of the second round to the runs of the first, in the order of their numbers."""

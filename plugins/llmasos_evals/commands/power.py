@@ -262,6 +262,7 @@ def _correlations(
     """Correlation of two runs' scores by (metric, filter), from the standard errors of each and of their difference."""
     import glob
 
+    from llmasos_evals.statistics.power import USUAL
     from llmasos_evals.statistics.suites import Choice, compare_runs
 
     if task not in runs[1].tasks:
@@ -276,7 +277,8 @@ def _correlations(
     out = {}
     for row in found.rows:
         key = (row.metric, row.filter)
-        a, b, both = errors[0].get(key), errors[1].get(key), row.result.stderr
+        both = None if row.result.detectable is None else row.result.detectable / USUAL.reach
+        a, b = errors[0].get(key), errors[1].get(key)
         if (
             row.kind == "task"
             and both is not None

@@ -137,10 +137,11 @@ def _means(
     stderr: float | None = None
     low: float | None = None
     high: float | None = None
+    cautious: float | None
     if binary:
         only_b, only_a = int((deltas > 0).sum()), int((deltas < 0).sum())
         tested = mcnemar(only_a, only_b)
-        stderr, low, high = paired_shares(only_a, only_b, size)
+        stderr, low, high, cautious = paired_shares(only_a, only_b, size)
         method = "paired-shares"
     else:
         tested = flipped(deltas, clusters, settings)
@@ -150,6 +151,7 @@ def _means(
             stderr = mean_stderr(deltas, clusters)
             reach = t_quantile(0.5 + LEVEL / 2, units - 1) * stderr
             low, high = difference - reach, difference + reach
+        cautious = stderr
     return Difference(
         size,
         *values,
@@ -160,10 +162,15 @@ def _means(
         method,
         tested.p,
         tested.test,
-        detectable=None if stderr is None else detectable(stderr, settings.design),
+        detectable=_seen(cautious, settings),
         units=size if clusters is None else clusters.count,
         deltas=deltas,
     )
+
+
+def _seen(stderr: float | None, settings: Settings) -> float | None:
+    """What a comparison can show; nothing can be said where no document differs."""
+    return detectable(stderr, settings.design) if stderr else None
 
 
 def mean_stderr(deltas: NDArray[np.float64], clusters: Clusters | None) -> float:
@@ -180,17 +187,19 @@ def flipped(deltas: NDArray[np.float64], clusters: Clusters | None, settings: Se
     return sign_flip(units, native_replicates(len(units), settings.samples), settings.seed)
 
 
-def paired_shares(only_a: int, only_b: int, size: int) -> tuple[float, float, float]:
-    """Standard error and interval of the difference of two shares of the same documents (Bonett and Price 2012).
+def paired_shares(only_a: int, only_b: int, size: int) -> tuple[float, float, float, float]:
+    """The difference of two shares of the same documents: standard error, interval, and an error that is never 0.
 
-    Adds one document to each kind of disagreement, so that the interval has a width when there are none, and keeps its level
-    with few.
+    The interval is that of Bonett and Price (2012): one document is added to each kind of disagreement, so that it has a
+    width when there is none, and keeps its level with few. The last number is the standard error behind it, which says what
+    could have been seen.
     """
     p, q = only_b / size, only_a / size
     stderr = math.sqrt(max(0.0, p + q - (p - q) ** 2) / size)
     p, q = (only_b + 1) / (size + 2), (only_a + 1) / (size + 2)
-    reach = normal_quantile(0.5 + LEVEL / 2) * math.sqrt((p + q - (p - q) ** 2) / (size + 2))
-    return stderr, max(-1.0, p - q - reach), min(1.0, p - q + reach)
+    cautious = math.sqrt((p + q - (p - q) ** 2) / (size + 2))
+    reach = normal_quantile(0.5 + LEVEL / 2) * cautious
+    return stderr, max(-1.0, p - q - reach), min(1.0, p - q + reach), cautious
 
 
 def _sums(
@@ -269,7 +278,7 @@ def _of_drawn(
         p,
         test,
         bootstrap_p(drawn, difference),
-        detectable=detectable(stderr, settings.design),
+        detectable=_seen(stderr, settings),
     )
 
 
@@ -324,9 +333,10 @@ def compare_means(
         tested = flipped(weighted, None, settings)
     else:
         tested = Tested(min(1.0, 2 * normal_below(-abs(difference) / stderr)) if stderr else 1.0, "normal")
+    seen = [weight * part.detectable for weight, part in parts if part.detectable is not None]
     counts = [[getattr(part, name) for _, part in parts] for name in ("wins", "ties", "losses")]
     wins, ties, losses = (None if any(x is None for x in column) else sum(column) for column in counts)
     return Difference(
         size, a, b, difference, stderr, difference - reach, difference + reach, "stratified",
-        tested.p, tested.test, None, wins, ties, losses, detectable(stderr, settings.design),
+        tested.p, tested.test, None, wins, ties, losses, math.hypot(*seen) if len(seen) == len(parts) else None,
     )  # fmt: skip

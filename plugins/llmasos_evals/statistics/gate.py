@@ -19,6 +19,7 @@ from llmasos_evals.statistics.amounts import points
 from llmasos_evals.statistics.comparison import Difference, Settings
 from llmasos_evals.statistics.distributions import binomial_at_most, normal_below, normal_quantile, t_below
 from llmasos_evals.statistics.pairing import KINDS, Key, Kind, RunLike, mismatches, signatures
+from llmasos_evals.statistics.power import USUAL
 from llmasos_evals.statistics.rules import Rule
 from llmasos_evals.statistics.suites import Choice, Row, compare_runs, members_of
 
@@ -186,10 +187,13 @@ def _by_value(verdict: Verdict) -> Verdict:
 def _by_test(verdict: Verdict, alpha: float, p: float, stderr: float | None) -> Verdict:
     failed = p < alpha
     sees = None if stderr is None else (normal_quantile(1 - alpha) + normal_quantile(POWER)) * stderr
-    words = (
-        f"{verdict.value:.6g} is {'significantly' if failed else 'not significantly'} on the wrong side of "
-        f"{verdict.bound:.6g} (p = {p:.4g})"
-    )
+    if verdict.margin is not None and verdict.margin >= 0:
+        words = f"{verdict.value:.6g} keeps {verdict.rule.relation} {verdict.bound:.6g}"
+    else:
+        words = (
+            f"{verdict.value:.6g} does not keep {verdict.rule.relation} {verdict.bound:.6g}, "
+            f"{'significantly' if failed else 'but not significantly'} (p = {p:.4g})"
+        )
     return replace(verdict, status="failed" if failed else "passed", message=words, p=p, sees=sees)
 
 
@@ -214,6 +218,7 @@ def _one_sample(score: Mapping[str, Any], bound: float, sign: float) -> tuple[fl
 def _two_samples(row: Row, change: float, sign: float) -> tuple[float, float | None]:
     """One-sided p-value that the true difference keeps a bound of ``change``."""
     result = row.result
+    error = None if result.detectable is None else result.detectable / USUAL.reach
     if result.stderr is None:
         raise _Unjudged(
             row.note or "the difference has no standard error, so nothing can be said about chance"
@@ -226,15 +231,15 @@ def _two_samples(row: Row, change: float, sign: float) -> tuple[float, float | N
     ):
         wins, losses = result.wins, result.losses
         if change == 0:
-            return binomial_at_most(wins, wins + losses, 0.5), result.stderr
+            return binomial_at_most(wins, wins + losses, 0.5), error
         up, down = (wins, losses) if sign > 0 else (losses, wins)
-        return normal_below(sign * tango(up, down, result.documents, change)), result.stderr
+        return normal_below(sign * tango(up, down, result.documents, change)), error
     margin = sign * (result.difference - change)
     if result.stderr == 0:
-        return (0.0 if margin < -1e-12 else 1.0), 0.0
+        return (0.0 if margin < -1e-12 else 1.0), error
     z = margin / result.stderr
     mean = row.kind == "task" and result.deltas is not None
-    return (t_below(z, _freedom(result)) if mean else normal_below(z)), result.stderr
+    return (t_below(z, _freedom(result)) if mean else normal_below(z)), error
 
 
 def _freedom(result: Difference) -> int:

@@ -129,9 +129,19 @@ def test_right_and_wrong():
     assert (found.a, found.b, found.difference) == (0.55, 0.65, pytest.approx(0.1))
     assert (found.wins, found.ties, found.losses) == (15, 80, 5)
     assert (found.p, found.test) == (mcnemar(5, 15).p, "mcnemar:exact")
-    assert (found.low, found.high) == paired_shares(5, 15, 100)[1:]
+    assert (found.low, found.high) == paired_shares(5, 15, 100)[1:3]
     assert 0.0 < found.low < 0.1 < found.high
-    assert found.detectable == pytest.approx(2.8016 * found.stderr, rel=1e-3)
+    assert found.stderr == pytest.approx(math.sqrt((0.05 + 0.15 - 0.1**2) / 100))
+    assert found.detectable == pytest.approx(
+        2.8016 * math.sqrt((6 / 102 + 16 / 102 - (10 / 102) ** 2) / 102), rel=1e-4
+    )
+
+
+def test_equal_answers_do_not_mean_that_anything_could_have_been_seen():
+    found = compare(Mean(), [1.0, 0.0] * 12, [1.0, 0.0] * 12, limits=(0.0, 1.0))
+    assert (found.stderr, found.p) == (0.0, 1.0)
+    assert found.detectable > 0.1
+    assert compare(WeightedPerplexity(), [[-3.0, 2]] * 9, [[-3.0, 2]] * 9).detectable is None
 
 
 def test_lower_is_better_turns_wins_round():

@@ -203,7 +203,7 @@ def test_corpus_metrics_and_perplexities(tmp_path):
 
 def test_what_a_rule_can_see_is_said(tmp_path):
     found = verdict("quiz.acc>=-0.5pp@p<0.05", *runs(tmp_path))
-    stderr = math.sqrt((0.005 + 0.010 - 0.005**2) / 1000)
+    stderr = math.sqrt((6 / 1002 + 11 / 1002 - (5 / 1002) ** 2) / 1002)
     assert found.sees == pytest.approx((1.6449 + 0.8416) * stderr, rel=1e-3)
 
 
