@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmasos.api import EvaluationError
 from llmasos_evals.statistics.aggregations import pooled_stderr, total, unweighted_stderr
 from llmasos_evals.statistics.intervals import of_parts
 from llmasos_evals.tasks.task import Score, Task
@@ -13,11 +14,17 @@ from llmasos_evals.tasks.task import Score, Task
 
 @dataclass(frozen=True, slots=True)
 class MeanRule:
-    """One entry of ``aggregate_metric_list``; ``filters`` None takes every filter the members have."""
+    """One entry of ``aggregate_metric_list``; ``filters`` None takes every filter the members have.
+
+    ``function`` of the group's own code, given values, sizes and ``weight_by_size``, stands in for the mean;
+    ``function_digest`` says which file it is from.
+    """
 
     metric: str
     filters: tuple[str, ...] | None = None
     weight_by_size: bool = True
+    function: Callable[..., Any] | None = None
+    function_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +75,30 @@ class Group:
                     for score in each
                     if score.metric == rule.metric and score.filter == name
                 ]
-                if parts:
+                if parts and rule.function is not None:
+                    out.append(_own_score(rule, rule.function, name, parts))
+                elif parts:
                     out.append(_mean_score(rule, name, parts))
         return out
+
+
+def _own_score(
+    rule: MeanRule, function: Callable[..., Any], filter_name: str, parts: Sequence[tuple[Score, int]]
+) -> Score:
+    """What a function of the group's code makes of its members' values; nothing is known of its error."""
+    sizes = [size for _, size in parts]
+    value = function([score.value for score, _ in parts], sizes, rule.weight_by_size)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise EvaluationError(f"the aggregation of {rule.metric} gives {type(value).__name__}, not a number")
+    return Score(
+        metric=rule.metric,
+        filter=filter_name,
+        value=float(value),
+        stderr=None,
+        n=sum(sizes),
+        higher_is_better=all(score.higher_is_better for score, _ in parts),
+        signature=f"function|code:{rule.function_digest[:12]}|weight:{'size' if rule.weight_by_size else 'none'}",
+    )
 
 
 def _mean_score(rule: MeanRule, filter_name: str, parts: Sequence[tuple[Score, int]]) -> Score:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llmasos.api import HubAPI, InputError, Progress, UnknownName
 from llmasos_evals.digests import digest
 from llmasos_evals.tasks.config import TASK_FIELDS
+from llmasos_evals.tasks.functions import TaskCode
 from llmasos_evals.tasks.groups import Group, MeanRule
 from llmasos_evals.tasks.index import Entry
 from llmasos_evals.tasks.names import Names
@@ -18,7 +19,7 @@ from llmasos_evals.tasks.program import open_program
 from llmasos_evals.tasks.sources import HUB_SCHEME, hub_member, read_fields, task_suffixes
 from llmasos_evals.tasks.sources.members import Data, Member
 from llmasos_evals.tasks.task import Score, Task
-from llmasos_evals.tasks.taskfile import anchor_data_files
+from llmasos_evals.tasks.taskfile import FunctionRef, anchor_data_files
 
 _GROUP_FIELDS = {"group", "group_alias", "task", "aggregate_metric_list", "metadata", "tag"}
 _GROUP_SETTINGS = {"group_alias", "aggregate_metric_list"}
@@ -178,8 +179,8 @@ class Library:
             name=name,
             alias=str(raw.get("group_alias") or name),
             version=str(metadata.get("version", "unversioned")),
-            members=tuple(members),
-            rules=_rules(raw.get("aggregate_metric_list"), path),
+            members=_once(members),
+            rules=_rules(name, raw.get("aggregate_metric_list"), path, allowed=self.allow_task_code),
             metadata=metadata,
         )
 
@@ -210,23 +211,37 @@ class Library:
         return self._from_entry(entry, {**overrides, **own}, parents, path.parent)
 
 
-def _rules(value: Any, path: Path) -> tuple[MeanRule, ...]:
+def _once(members: Sequence[Task | Group]) -> tuple[Task | Group, ...]:
+    """Members without those that come again as they were: a group may list a task and a tag that has it."""
+    kept: list[Task | Group] = []
+    for member in members:
+        if not any(member is other for other in kept):
+            kept.append(member)
+    return tuple(kept)
+
+
+def _rules(name: str, value: Any, path: Path, *, allowed: bool) -> tuple[MeanRule, ...]:
     rules = []
     for entry in [value] if isinstance(value, Mapping) else value or []:
-        if not isinstance(entry, Mapping) or not isinstance(entry.get("metric"), str):
+        metric = entry.get("metric") if isinstance(entry, Mapping) else None
+        if not isinstance(metric, str | FunctionRef):
             raise InputError(f"{path}: an entry of `aggregate_metric_list` has no `metric` name: {entry!r}")
         unknown = set(entry) - {"metric", "filter_list", "aggregation", "weight_by_size"}
         if unknown:
             raise InputError(f"{path}: unknown field `aggregate_metric_list.{sorted(unknown)[0]}`")
-        if entry.get("aggregation", "mean") != "mean":
+        aggregation = entry.get("aggregation", "mean")
+        if aggregation != "mean" and not isinstance(aggregation, FunctionRef):
             raise InputError(f"{path}: groups can only be averaged: `aggregation: mean`")
         filters = entry.get("filter_list")
         filters = [filters] if isinstance(filters, str) else filters
-        rules.append(
-            MeanRule(
-                entry["metric"],
-                None if filters is None else tuple(map(str, filters)),
-                bool(entry.get("weight_by_size", True)),
-            )
+        rule = MeanRule(
+            metric.name if isinstance(metric, FunctionRef) else metric,
+            None if filters is None else tuple(map(str, filters)),
+            bool(entry.get("weight_by_size", True)),
         )
+        if isinstance(aggregation, FunctionRef):
+            code = TaskCode(name, allowed=allowed, base=path.parent)
+            function = code.resolve(aggregation)
+            rule = replace(rule, function=function, function_digest=digest(code.digests))
+        rules.append(rule)
     return tuple(rules)

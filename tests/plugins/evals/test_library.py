@@ -11,7 +11,7 @@ import pytest
 from task_files import CHOICE, write_task
 
 from llmasos import Hub
-from llmasos.api import AmbiguousName, InputError, UnknownName
+from llmasos.api import AmbiguousName, InputError, UnknownName, UsageError
 from llmasos_evals.tasks.groups import Group
 from llmasos_evals.tasks.library import Selection, select
 from llmasos_evals.tasks.task import Score
@@ -234,3 +234,31 @@ def test_who_lists_a_group_may_set_its_own_fields(tmp_path: Path) -> None:
     (inner,) = group.members
     assert isinstance(inner, Group)
     assert (inner.alias, [rule.metric for rule in inner.rules]) == ("Other", ["acc"])
+
+
+def test_a_task_that_is_listed_twice_counts_once(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_task(tmp_path, name, **CHOICE, tag="pair")
+    (group,) = find(str(write_group(tmp_path, "g", task=["a", "pair"]))).groups
+    assert [member.name for member in group.members] == ["a", "b"]
+
+
+def test_a_group_may_bring_its_own_aggregation(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_task(tmp_path, name, **CHOICE)
+    (tmp_path / "work.py").write_text(
+        "def gap(values, sizes, weight_by_size): return values[0] - values[1]\n"
+    )
+    path = tmp_path / "g.yaml"
+    path.write_text(
+        "group: g\ntask: [a, b]\naggregate_metric_list:\n- {metric: acc, aggregation: !function work.gap}\n"
+    )
+    with pytest.raises(UsageError, match="which was not allowed"):
+        find(str(path))
+    (group,) = select([str(path)], include=(), hub=Hub(), allow_task_code=True).groups
+    scores = {
+        name: [Score("acc", "none", value, 0.1, 10, True, "acc")] for name, value in (("a", 0.75), ("b", 0.5))
+    }
+    (made,) = group.aggregate(scores)
+    assert (made.value, made.stderr, made.n) == (0.25, None, 20)
+    assert made.signature.startswith("function|code:")
