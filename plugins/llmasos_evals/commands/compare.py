@@ -141,8 +141,12 @@ def _name(run: Run) -> str:
     return run.folder.name or str(run.folder)
 
 
+def _model(run: Run) -> str:
+    return str((run.record["model"] or {}).get("ref") or "a model that the record does not name")
+
+
 def _run(run: Run) -> dict[str, Any]:
-    return {"path": str(run.folder), "model": run.record["model"]["ref"], "digest": run.record["digest"]}
+    return {"path": str(run.folder), "model": _model(run), "digest": run.record["digest"]}
 
 
 def row_json(row: Row, alpha: float) -> dict[str, Any]:
@@ -187,9 +191,9 @@ def verdict(row: Row, alpha: float) -> str:
 
 
 def _human(state: Any, runs: Sequence[Run], found: Sequence[Comparison], alpha: float) -> str:
-    parts = [f"A  {_name(runs[0])}  {runs[0].record['model']['ref']}"]
+    parts = [f"A  {_name(runs[0])}  {_model(runs[0])}"]
     for other, comparison in zip(runs[1:], found, strict=True):
-        parts.append(f"B  {_name(other)}  {other.record['model']['ref']}")
+        parts.append(f"B  {_name(other)}  {_model(other)}")
         rows = []
         for row in comparison.rows:
             result = row.result

@@ -179,7 +179,9 @@ def _plan(
     from llmasos_evals.statistics.power import detectable, documents_needed, paired_deviation
 
     paired, unpaired = paired_deviation(deviation, correlation), paired_deviation(deviation, 0.0)
-    wanted = None if effect is None else amount(effect, tuple(score["range"]), score["metric"])
+    wanted = (
+        None if effect is None else amount(effect, tuple(score["range"] or (None, None)), score["metric"])
+    )
     return Plan(
         task,
         score["metric"],
@@ -252,6 +254,8 @@ def _from_runs(
             elif r is None:
                 known, r = f"baseline, r {CORRELATION} assumed", CORRELATION
             # The standard error grows with the root of n for every metric here; clusters are in it.
+            if not score["n"]:
+                continue
             deviation = stderr * math.sqrt(score["n"])
             yield _plan(task, score, documents or score["n"], deviation, r, effect, design, known)
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from llmasos.api import EvaluationError, GenerationOutcome, InputError, Outcome
 from llmasos_evals.metrics.base import AggregatedMetric, need
-from llmasos_evals.statistics.aggregations import Aggregation, resamples, sample_stddev
+from llmasos_evals.statistics.aggregations import Aggregation, sample_stddev
+from llmasos_evals.statistics.bootstrap import resamples
 from llmasos_evals.statistics.resampling import (
     REPLICATES,
     SACREBLEU_SEED,

@@ -132,6 +132,8 @@ def _verdict(
     settings: Settings,
     progress: Progress | None,
 ) -> Verdict:
+    if score["value"] is None or score["higher_is_better"] is None:
+        raise _Unjudged("the record does not say its value, or whether more is better")
     better: bool = score["higher_is_better"]
     if (rule.relation == ">=") != better:
         right = ">=" if better else "<="
@@ -155,6 +157,8 @@ def _verdict(
     if baseline is None:
         raise _Unjudged("the rule is relative, and there is no --baseline")
     theirs = _comparable(name, key, score, run, baseline, allow)
+    if theirs["value"] is None:
+        raise _Unjudged("the baseline has no value")
     base = _number(theirs["value"])
     if not math.isfinite(base):
         raise _Unjudged(f"the value of the baseline is {theirs['value']}")

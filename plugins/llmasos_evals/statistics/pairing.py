@@ -61,15 +61,19 @@ def mismatches(a: RunLike, b: RunLike, task: str) -> list[Mismatch]:
         ("shots", "num_fewshot", "the number of shots"),
         ("generation", "generation", "the generation settings"),
     ):
-        if left[name] != right[name]:
-            found.append(_mismatch(kind, text, left[name], right[name]))
+        values = [section.get(name) for section in (left, right)]
+        if values[0] != values[1]:
+            found.append(_mismatch(kind, text, *values))
+        elif values[0] is None and kind in REFUSED:
+            # A run of another harness may not say what it ran; that two do not say it makes them no more alike.
+            found.append(Mismatch(kind, f"{text} is not recorded"))
     for kind, text, values in (
         ("template", "the chat template", [_template(run.record) for run in (a, b)]),
         ("windows", "the stride of windows", [_setting(run.record, "stride") for run in (a, b)]),
     ):
         if values[0] != values[1]:
             found.append(_mismatch(kind, text, *values))
-    if left["num_fewshot"] and right["num_fewshot"]:
+    if left.get("num_fewshot") and right.get("num_fewshot"):
         draws = [(_setting(run.record, "seed"), _setting(run.record, "compat")) for run in (a, b)]
         if draws[0] != draws[1]:
             found.append(_mismatch("draws", "the draw of shots (seed, compat)", *draws))
@@ -79,7 +83,11 @@ def mismatches(a: RunLike, b: RunLike, task: str) -> list[Mismatch]:
 def signatures(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Mismatch]:
     """What differs between two scores of a metric."""
     if a["signature"] == b["signature"]:
-        return []
+        return (
+            []
+            if a["signature"]
+            else [Mismatch("signature", f"how {a['metric']} is computed is not recorded")]
+        )
     return [_mismatch("signature", f"the metric {a['metric']}", a["signature"], b["signature"])]
 
 
@@ -95,12 +103,12 @@ def _short(value: Any) -> str:
 
 
 def _setting(record: Mapping[str, Any], name: str) -> Any:
-    return record.get("settings", {}).get(name)
+    return (record.get("settings") or {}).get(name)
 
 
 def _template(record: Mapping[str, Any]) -> Any:
     """How prompts were dressed. Each model has its own template, so only whether one was applied, and what was said in it."""
-    tokenizer = record.get("tokenizer", {})
+    tokenizer = record.get("tokenizer") or {}
     if not tokenizer.get("chat_template_applied"):
         return "none"
     turns = _setting(record, "fewshot_as_multiturn")
@@ -169,6 +177,8 @@ def clusters_of(run: RunLike, columns: Columns, places: Sequence[int]) -> Cluste
 
 def agrees(value: float, recorded: Any) -> bool:
     """Whether a value computed from samples is the one of the record."""
+    if recorded is None:
+        return False
     if isinstance(recorded, str):
         return str(value).lower().startswith(recorded.lower()[:3]) or (
             math.isnan(value) and recorded == "NaN"

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmasos.api import EvaluationError
-from llmasos_evals.statistics.aggregations import resamples, sample_stddev
+from llmasos_evals.statistics.aggregations import sample_stddev
+from llmasos_evals.statistics.bootstrap import resamples
 from llmasos_evals.statistics.sums import Sums
 
 #: Numbers gathered at once: 32 MB of float64.

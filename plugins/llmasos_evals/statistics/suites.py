@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 from llmasos.api import HubAPI, InputError, Progress
+from llmasos_evals.statistics.aggregations import Mean
 from llmasos_evals.statistics.comparison import SETTINGS, Difference, Settings, compare, compare_means
 from llmasos_evals.statistics.holm import holm
 from llmasos_evals.statistics.pairing import (
@@ -162,7 +164,7 @@ def _task_rows(
         both[key] = score
     if not both:
         return
-    sizes = [run.task(task)["scores"][0]["n"] for run in (a, b)]
+    sizes = [run.task(task)["scores"][0].get("n") or 0 for run in (a, b)]
     if progress is not None:
         progress.phase(f"reading {task}", sum(sizes))
     left, right = (read_columns(run, task, list(both), progress) for run in (a, b))
@@ -176,12 +178,14 @@ def _task_rows(
             f"{pairs.only_b} only in the second are left out"
         )
     for key, score in both.items():
-        aggregation = aggregation_for(score["signature"], hub)
+        aggregation = _aggregation(score, left.items[key], hub)
         head = (
-            "task", task, *key, bool(score["higher_is_better"]), str(score.get("unit", "")), _limits(score),
+            "task", task, *key, score["higher_is_better"] is not False, str(score.get("unit") or ""), _limits(score),
         )  # fmt: skip
         if aggregation is None:
-            first, second = float(score["value"]), float(theirs[key]["value"])
+            first, second = (
+                math.nan if s["value"] is None else float(s["value"]) for s in (score, theirs[key])
+            )
             yield Row(
                 *head,
                 Difference(len(pairs.a), first, second, second - first),
@@ -200,7 +204,7 @@ def _task_rows(
             aggregation,
             [left.items[key][x] for x, _ in both_have],
             [right.items[key][y] for _, y in both_have],
-            higher_is_better=score["higher_is_better"],
+            higher_is_better=score["higher_is_better"] is not False,
             limits=_limits(score),
             clusters=clusters_of(a, left, [x for x, _ in both_have]),
             settings=settings,
@@ -219,6 +223,15 @@ def _task_rows(
                     hint="record and samples are of different runs, or were changed; `llmasos eval verify` says more",
                 )
         yield Row(*head, result)
+
+
+def _aggregation(score: Mapping[str, Any], items: Sequence[Any], hub: HubAPI) -> Any:
+    """How a score is computed: from its signature, or as a mean where there is none and the mean of the items is the value."""
+    if score["signature"]:
+        return aggregation_for(score["signature"], hub)
+    numbers = [item for item in items if item is not ABSENT]
+    plain = bool(numbers) and all(isinstance(item, float | int) for item in numbers)
+    return Mean() if plain and agrees(Mean().value(numbers), score["value"]) else None
 
 
 def _name(key: Key) -> str:
@@ -259,13 +272,13 @@ def _group_rows(
             if len(rows) != len(having) or sorted(members) != sorted(others):
                 found.skipped.append((f"{name}.{_name(key)}", "not all of its tasks were compared"))
                 continue
-            by_size = "|weight:none|" not in score["signature"]
+            by_size = "|weight:none|" not in (score["signature"] or "")
             sizes = [row.result.documents if by_size else 1 for row in rows]
             parts = [(size / sum(sizes), row.result) for size, row in zip(sizes, rows, strict=True)]
             result = compare_means(parts, settings, scale=scales.get((name, key), 1.0))
             if result is not None:
-                better, limits = bool(score["higher_is_better"]), _limits(score)
-                yield Row("group", name, *key, better, str(score.get("unit", "")), limits, result)
+                better, limits = score["higher_is_better"] is not False, _limits(score)
+                yield Row("group", name, *key, better, str(score.get("unit") or ""), limits, result)
 
 
 def members_of(name: str, record: Mapping[str, Any]) -> list[str]:

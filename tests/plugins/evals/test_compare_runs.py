@@ -215,6 +215,29 @@ def test_clusters_that_were_recorded_are_used(tmp_path):
     assert row.result.test.startswith("sign-flip")
 
 
+def imported(run, **changes):
+    """The run as another harness's record would have it: much is not said."""
+    nothing = {"digest": None, "data_digest": None, "generation": None}
+    scores = {"signature": None, "higher_is_better": None, "range": None, "unit": None, "stderr": None}
+    run.record["tasks"][0].update(nothing)
+    run.record["tasks"][0]["scores"][0].update(scores | changes)
+    run.record.update(settings=None, tokenizer=None, groups=[])
+    run.record["model"]["ref"] = None
+    return run
+
+
+def test_runs_of_other_harnesses_that_do_not_say_what_they_ran(tmp_path):
+    a, b = (imported(run) for run in both(tmp_path))
+    found = compared(a, b)
+    assert found.rows == []
+    assert "the task itself (its file or code) is not recorded" in found.skipped[0][1]
+    (row,) = compared(a, b, choice=Choice(allow=frozenset({"task", "data", "signature"}))).rows
+    assert row.result.p == mcnemar(5, 20).p
+    other = imported(write_run(tmp_path / "c", {"quiz": {"acc": RIGHT}}), value=None)
+    (row,) = compared(other, b, choice=Choice(allow=frozenset({"task", "data", "signature"}))).rows
+    assert row.note.startswith("no test")
+
+
 # ---- the command -------------------------------------------------------------------------------------------------------
 
 

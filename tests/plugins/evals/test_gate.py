@@ -292,6 +292,13 @@ def test_a_record_without_samples_can_be_held_to_values_only(tmp_path):
     assert "without its samples" in found.message
 
 
+@pytest.mark.parametrize("change", [{"value": None}, {"higher_is_better": None}])
+def test_a_record_that_does_not_say_enough(tmp_path, change):
+    run, baseline = runs(tmp_path)
+    run.record["tasks"][0]["scores"][0].update(change)
+    assert verdict("quiz.acc>=0.1", run, baseline).status == "error"
+
+
 # ---- level -------------------------------------------------------------------------------------------------------------
 
 
