@@ -40,6 +40,20 @@ TASK = {
     "doc_to_target": "right",
     "metric_list": [{"metric": "acc"}],
 }
+BENCHMARK = {
+    "name": "Sums",
+    "evaluation_framework": "inspect-ai",
+    "tasks": [
+        {
+            "id": name,
+            "config": name,
+            "field_spec": {"input": "question", "target": "right", "choices": "options"},
+            "solvers": [{"name": "multiple_choice"}],
+            "scorers": [{"name": "choice"}],
+        }
+        for name in ("easy", "hard")
+    ],
+}
 #: Opens data as tasks do, one request after the other, in a process of its own: huggingface_hub reads its environment once.
 OPEN = """
 import json, sys
@@ -111,6 +125,7 @@ def published_data(registry: Any, tmp_path_factory: pytest.TempPathFactory) -> s
     (folder / "easy" / "train.csv").write_text("question,right\na,0\nb,1\n")
     (folder / "hard.jsonl").write_text(lines(ROWS[:1]))
     (folder / "sums.py").write_text("raise SystemExit('a script ran')\n")
+    (folder / "eval.yaml").write_text(json.dumps(BENCHMARK))
     commit = ann.run("-c", UPLOAD, "ann/sums", str(folder)).stdout.split()[-1]
     script = tmp_path_factory.mktemp("script")
     (script / "old.py").write_text("raise SystemExit('a script ran')\n")
@@ -206,3 +221,19 @@ def test_an_evaluation_from_the_registry_and_again_offline(
     again = json.loads(offline.stdout)
     assert again["digest"] == record["digest"]
     assert registry.requests()[seen:] == []
+
+
+def test_a_data_set_that_says_how_it_is_evaluated(registry: Any, published_data: str, tmp_path: Path) -> None:
+    ben = Person(registry.url, tmp_path)
+    words = ["-m", "llmasos", "eval", "show", "--json"]
+    hard = json.loads(ben.run(*words, "hf://datasets/ann/sums/hard").stdout)
+    assert (hard["fields"]["dataset_path"], hard["fields"]["dataset_name"]) == ("ann/sums", "hard")
+    assert hard["fields"]["dataset_kwargs"] == {"revision": published_data}
+    both = json.loads(ben.run(*words, "hf://datasets/ann/sums").stdout)
+    assert [member["name"] for member in both["members"]] == ["easy", "hard"]
+    model = write_checkpoint(tmp_path / "model", max_position_embeddings=512)
+    words = ["eval", str(model), "hf://datasets/ann/sums/hard", "--json", "--bootstrap", "0"]
+    record = json.loads(ben.run("-m", "llmasos", *words, "--output", str(tmp_path / "run")).stdout)
+    (task,) = record["tasks"]
+    assert (task["name"], task["scores"][0]["n"]) == ("hard", 1)
+    assert (task["data"]["kind"], task["data"]["revision"]) == ("hub", published_data)

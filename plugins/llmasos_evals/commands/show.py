@@ -46,7 +46,7 @@ def command(
     """Show a task, group or tag; or the record of a run.
 
     Of a task: its fields after includes, what it needs to be allowed, its data, its metrics, the digests of its files, and the prompt of its first
-    document. Nothing is fetched, and no code runs without --allow-task-code. RUN is a folder that `llmasos eval` wrote, or its record.json.
+    document. Nothing is fetched but the eval.yaml of an hf:// address, and no code runs without --allow-task-code. RUN is a folder that `llmasos eval` wrote, or its record.json.
     """
     if _is_record(Path(what)):
         from llmasos_evals.records.presentation import show_record

@@ -24,7 +24,8 @@ class Names:
         self.include = tuple(Path(path).expanduser() for path in include)
         self.permanent = tuple(path for path in permanent_folders(hub) if path not in self.include)
         self.hub = hub
-        self._progress = progress
+        # Who watches long work of the hub watches this too, where nobody else was named.
+        self._progress = progress or getattr(hub, "progress", None)
         self._indexes: dict[tuple[Path, bool], FolderIndex] = {}
 
     def entries(self) -> Iterator[Entry]:

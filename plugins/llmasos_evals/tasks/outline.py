@@ -14,7 +14,7 @@ from llmasos_evals.tasks.index import Entry
 from llmasos_evals.tasks.library import Library
 from llmasos_evals.tasks.names import Names
 from llmasos_evals.tasks.parsing import parse_task
-from llmasos_evals.tasks.sources import read_fields
+from llmasos_evals.tasks.sources import HUB_SCHEME, hub_member, read_fields
 from llmasos_evals.tasks.sources.members import Member
 from llmasos_evals.tasks.summary import Reader
 from llmasos_evals.tasks.task import Task
@@ -50,7 +50,11 @@ def outline(
     Raises UnknownName, AmbiguousName, and InputError for a file that is broken.
     """
     path = Path(name).expanduser()
-    if path.exists() and (len(path.parts) > 1 or path.is_file()):
+    if name.startswith(HUB_SCHEME):
+        member = hub_member(name, hub)
+        entry, path = None, member.path
+        raw = read_fields(path, member.name, member.data)
+    elif path.exists() and (len(path.parts) > 1 or path.is_file()):
         entry = None
         raw = read_fields(path)
     else:
@@ -60,7 +64,7 @@ def outline(
             return {"name": name, "kind": "tag", "origin": entry.origin, "members": members}
         path = names.file(entry)
         raw = read_fields(path, None if entry.path is None else entry.name)
-    origin = entry.origin if entry is not None else str(path)
+    origin = entry.origin if entry is not None else name
     if "group" in raw and "class" not in raw:
         return {
             "name": str(raw["group"]),

@@ -38,8 +38,9 @@ _TASK_KEYS = frozenset(
     }
 )
 _LETTERS = string.ascii_uppercase
-#: Longest answer in tokens; the file says nothing about it.
+#: Longest answer in tokens, about which the file says nothing; and of one that is a line with a letter.
 _LONGEST = 1024
+_LETTER_ONLY = 32
 
 _CHOICE_PROMPT = (
     "Choose the right answer. Reply with the one line 'ANSWER: X' and nothing else, where X is one of {letters}.\n\n"
@@ -160,6 +161,7 @@ class _Prompt:
     system: list[str] = field(default_factory=list)
     choices: str | None = None
     letters: str | None = None
+    longest: int = _LONGEST
 
     def filled(self, template: str, values: Mapping[str, str]) -> str:
         """A ``str.format`` template with some names filled; names that nobody knows stay as they are written."""
@@ -214,7 +216,7 @@ def _task(
         "target_delimiter": "\n",
         "fewshot_delimiter": "\n\n",
         "num_fewshot": 0,
-        "generation_kwargs": {"until": [], "max_gen_toks": _LONGEST, "do_sample": False},
+        "generation_kwargs": {"until": [], "max_gen_toks": prompt.longest, "do_sample": False},
         "filter_list": [{"name": "none", "filter": [*steps, {"function": "take_first"}]}],
         "metric_list": metrics,
         "metadata": {"version": "eval.yaml", "benchmark": str(value.get("name") or name)},
@@ -286,6 +288,8 @@ def _solve(solvers: Any, prompt: _Prompt, name: str, path: Path) -> None:
                 raise InputError(
                     f"{path}: task {name} has several right choices at once, which is not supported"
                 )
+            if template is None and not arguments.get("cot"):
+                prompt.longest = _LETTER_ONLY
             given = template or (_REASONED_CHOICE_PROMPT if arguments.get("cot") else _CHOICE_PROMPT)
             filled = {"question": prompt.text, "choices": prompt.choices, "letters": prompt.letters}
             prompt.text = prompt.filled(given, filled)
