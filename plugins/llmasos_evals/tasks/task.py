@@ -243,12 +243,14 @@ class Task:
             measure = self._measure(name)
             # A metric may leave out documents; what is left cannot be matched with clusters.
             whole = clusters if clusters is not None and len(clusters.codes) == len(values) else None
-            found = interval(measure, values, bootstrap=bootstrap, compat=compat, clusters=whole)
+            with repeatable_randomness() if self._code.used else nullcontext():
+                value = measure.aggregate(values)
+                found = interval(measure, values, bootstrap=bootstrap, compat=compat, clusters=whole)
             scores.append(
                 Score(
                     metric=name,
                     filter=pipeline,
-                    value=measure.aggregate(values),
+                    value=value,
                     stderr=found.stderr,
                     n=len(values),
                     higher_is_better=measure.higher_is_better,

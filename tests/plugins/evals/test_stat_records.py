@@ -111,3 +111,23 @@ def test_a_column_that_is_not_there_is_said_before_scoring(tmp_path, tasks):
 def test_no_bootstrap_no_errors(tmp_path, tasks):
     record = run(tmp_path, tasks, "colours", bootstrap=0).record
     assert all(score["stderr"] is None and score["ci_low"] is None for score in record["tasks"][0]["scores"])
+
+
+def test_a_function_that_draws_numbers_has_the_same_error_in_every_run(tmp_path, tasks):
+    path = tasks / "story.yaml"
+    (tasks / "work.py").write_text(
+        "import random\n\n\ndef noisy(items):\n    return sum(items) / len(items) + random.random()\n"
+    )
+    path.write_text(
+        path.read_text().replace(
+            "{metric: exact_match}", "{metric: exact_match, aggregation: !function work.noisy}"
+        )
+    )
+    (one, two) = (
+        run(tmp_path, tasks, "story", allow_task_code=True, output=tmp_path / name).record
+        for name in ("a", "b")
+    )
+    score = one["tasks"][0]["scores"][0]
+    assert score["stderr"] > 0
+    assert score["stderr_method"] == "bootstrap:1000:philox|percentile"
+    assert one["digest"] == two["digest"]
