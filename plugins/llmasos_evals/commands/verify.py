@@ -136,7 +136,7 @@ def report(attestation: Mapping[str, Any]) -> list[str]:
     )
     apart = (
         f"largest difference {attestation['largest_difference']:.2g} nats; allowed for {tolerance['dtype']}: "
-        f"{tolerance['absolute']:g} + {tolerance['relative']:g} of the log-likelihood"
+        f"{tolerance['nats']:g} times the square root of the tokens"
     )
     lines = [came_out, apart, "all scores follow from the stored answers"]
     if attestation["kind"] != "full":

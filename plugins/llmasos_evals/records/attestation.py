@@ -44,8 +44,7 @@ class ToleranceSection(Section):
     """How far two honest computations may lie apart."""
 
     dtype: str
-    absolute: float = Field(description="nats")
-    relative: float = Field(description="of the log-likelihood, added to the absolute part")
+    nats: float = Field(description="for a log-likelihood of one token; times the square root of its tokens")
     gap: float = Field(description="nats by which a greedy token may be less likely than the best one")
 
 

@@ -61,7 +61,7 @@ class Comparison:
         stored, computed = unpack(old["logprob"]), unpack(new["logprob"])
         if stored is not None and computed is not None and math.isfinite(stored) and math.isfinite(computed):
             self.largest = max(self.largest, abs(stored - computed))
-        if not self.tolerance.allows(stored, computed):
+        if not self.tolerance.allows(stored, computed, int(new["tokens"])):
             return f"the log-likelihood is {computed}, not {stored}", False
         if old["is_greedy"] != new["is_greedy"]:
             # Two tokens that are equally likely: which is the best one is decided by the last bits.

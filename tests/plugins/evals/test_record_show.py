@@ -52,7 +52,7 @@ def attest(hub, folder, key=None, *, sign=True, **changes):
             "agreed": 1,
             "undecided": 0,
             "refuted": [],
-            "tolerance": {"dtype": "float32", "absolute": 1e-3, "relative": 1e-5, "gap": 1e-3},
+            "tolerance": {"dtype": "float32", "nats": 1e-3, "gap": 1e-3},
             "largest_difference": 0.0,
             "scores_recomputed": True,
             "detection": {"0.05": 0.5},

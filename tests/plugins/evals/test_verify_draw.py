@@ -62,26 +62,27 @@ def test_the_probability_is_near_the_rule_of_thumb():
 
 
 @pytest.mark.parametrize(
-    ("stored", "found", "allowed"),
+    ("stored", "found", "tokens", "allowed"),
     [
-        (-10.0, -10.0009, True),
-        (-10.0, -10.0012, False),
-        (-1000.0, -1000.01, True),
-        (-1000.0, -1000.02, False),
-        (-math.inf, -math.inf, True),
-        (-math.inf, -1e9, False),
-        (math.nan, math.nan, True),
-        (None, None, True),
-        (None, 0.0, False),
+        (-10.0, -10.0009, 1, True),
+        (-10.0, -10.0012, 1, False),
+        (-10.0, -10.0012, 0, False),
+        (-1000.0, -1000.0095, 100, True),
+        (-1000.0, -1000.011, 100, False),
+        (-math.inf, -math.inf, 1, True),
+        (-math.inf, -1e9, 1, False),
+        (math.nan, math.nan, 1, True),
+        (None, None, 1, True),
+        (None, 0.0, 1, False),
     ],
 )
-def test_log_likelihoods_within_the_tolerance(stored, found, allowed):
-    assert tolerance_of("float32").allows(stored, found) is allowed
+def test_log_likelihoods_within_the_tolerance(stored, found, tokens, allowed):
+    assert tolerance_of("float32").allows(stored, found, tokens) is allowed
 
 
 def test_an_unknown_precision_gets_the_widest_tolerance():
     made = tolerance_of("float8")
-    assert (made.dtype, made.absolute) == ("float8", TOLERANCES["bfloat16"].absolute)
+    assert (made.dtype, made.nats) == ("float8", TOLERANCES["bfloat16"].nats)
 
 
 def comparison(gap=lambda *_: 1.0, generation=None) -> Comparison:
