@@ -41,7 +41,8 @@ def command(
 
     with state.output.progress() as progress:
         names = Names(include, state.hub, progress)
-        entries = list(names.entries())
+        part = pattern if pattern is not None and not _has_magic(pattern) else wanted_tag
+        entries = list(names.entries(part))
         broken = names.broken()
     chosen = [
         entry
@@ -66,8 +67,12 @@ def command(
     )
 
 
+def _has_magic(pattern: str) -> bool:
+    return any(character in pattern for character in "*?[")
+
+
 def _matches(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern) if any(c in pattern for c in "*?[") else pattern in name
+    return fnmatchcase(name, pattern) if _has_magic(pattern) else pattern in name
 
 
 def _row(entry: Any) -> tuple[Any, ...]:

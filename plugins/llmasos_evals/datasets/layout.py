@@ -255,7 +255,7 @@ def _stated_features(card: Mapping[str, Any], config: str | None) -> Any:
 
 def _default_patterns(names: Sequence[str]) -> dict[str, list[str]]:
     """The first rule that finds files: shards under ``data/``, folders named like splits, files named like splits, all."""
-    shards = {found[1] for name in names if (found := _SHARD.fullmatch(name))}
+    shards = {shard[1] for name in names if (shard := _SHARD.fullmatch(name))}
     if shards:
         ordered = [split for split in _KEYWORDS if split in shards] + sorted(shards - set(_KEYWORDS))
         return {

@@ -5,19 +5,16 @@ A reader turns the files of one split into rows with the values that the ``datas
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import importlib
-import lzma
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from llmasos.api import InputError, MissingDependency
+from llmasos.api import InputError, LlmasosError, MissingDependency
 from llmasos_evals.datasets.rows import Rows
 
 #: A data file is read whole; larger ones than this after unpacking are no evaluation data. Bytes.
-MAX_BYTES = 8 * 2**30
+MAX_BYTES = 2 * 2**30
 
 #: (files of one split, options, what to call it in messages) -> rows. Raises InputError naming file and place.
 Reader = Callable[[Sequence[Path], Mapping[str, Any], str], Rows]
@@ -66,7 +63,9 @@ def read_bytes(path: Path, what: str) -> bytes:
     try:
         with _opened(path) as handle:
             raw = handle.read(MAX_BYTES + 1)
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except LlmasosError:
+        raise
+    except Exception as error:  # each compression has errors of its own
         raise InputError(f"{what}: cannot read data file {path}: {error}") from error
     if len(raw) > MAX_BYTES:
         raise InputError(f"{what}: {path} is larger than {MAX_BYTES // 2**30} GiB")
@@ -86,10 +85,16 @@ def text_of(path: Path, what: str, options: Mapping[str, Any]) -> str:
 def _opened(path: Path) -> BinaryIO:
     match path.suffix.lower():
         case ".gz":
+            import gzip
+
             return cast(BinaryIO, gzip.open(path, "rb"))
         case ".bz2":
+            import bz2
+
             return cast(BinaryIO, bz2.open(path, "rb"))
         case ".xz":
+            import lzma
+
             return cast(BinaryIO, lzma.open(path, "rb"))
         case ".zst":
             return cast(BinaryIO, pyarrow(path).input_stream(str(path), compression="zstd"))

@@ -92,6 +92,12 @@ class FolderIndex:
             found = [entry for entry in found if entry.file and os.path.dirname(entry.file) == within]
         return found
 
+    def containing(self, text: str) -> Iterator[Entry]:
+        """Entries of files in whose summaries a text occurs, tags with all their members: more than those it is part of
+        the name of, and far fewer than all."""
+        written = json.dumps(text, ensure_ascii=False)[1:-1]
+        return self._entries([number for number, line in enumerate(self.lines) if written in line])
+
     @property
     def by_name(self) -> Mapping[str, Sequence[Entry]]:
         """Every task and group in the order of their files, then every tag."""

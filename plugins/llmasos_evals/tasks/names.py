@@ -28,12 +28,19 @@ class Names:
         self._progress = progress or getattr(hub, "progress", None)
         self._indexes: dict[tuple[Path, bool], FolderIndex] = {}
 
-    def entries(self) -> Iterator[Entry]:
-        """Every name there is: what plugins ship, then the folders in order. A name may come more than once."""
+    def entries(self, containing: str | None = None) -> Iterator[Entry]:
+        """Every name there is: what plugins ship, then the folders in order. A name may come more than once.
+
+        ``containing`` leaves out (not all, but most) names and tags that do not have this text in them.
+        """
         for provided in self.hub.names("task"):
             yield _shipped(provided)
         for folder in (*self.include, *self.permanent, *self.installed):
-            for found in self._index(folder).by_name.values():
+            index = self._index(folder)
+            if containing is not None:
+                yield from index.containing(containing)
+                continue
+            for found in index.by_name.values():
                 yield from found
 
     def broken(self) -> dict[str, str]:

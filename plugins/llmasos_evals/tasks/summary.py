@@ -60,7 +60,8 @@ class Summary:
     @classmethod
     def of(cls, row: list[Any]) -> Summary:
         """From what ``row`` gave."""
-        return cls(*row[:6], tuple(row[6]), row[7])
+        name, kind, output_type, path, config, shots, tags, description = row
+        return cls(name, kind, output_type, path, config, shots, tuple(tags), description)
 
     def row(self) -> list[Any]:
         """As JSON holds it."""

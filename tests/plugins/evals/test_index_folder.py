@@ -102,6 +102,15 @@ def test_few_look_ups_and_many_find_the_same(folder: Path, cache: Path) -> None:
     assert {name: asked.find(name) for name in wanted} == first
 
 
+def test_a_part_of_a_name_finds_whole_tags(folder: Path, cache: Path) -> None:
+    index = open_index(folder, cache)
+    found = {entry.name: entry for entry in index.containing("f1")}
+    assert found["f1"].members == index.find("f1")[0].members
+    assert {"t01", "t04", "all"} <= set(found)
+    assert "t00" not in found
+    assert list(index.containing('"')) == []
+
+
 def test_nothing_is_read_twice(folder: Path, cache: Path, readings: Readings) -> None:
     open_index(folder, cache)
     assert readings.since() == COUNT + 1

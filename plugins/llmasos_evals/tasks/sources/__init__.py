@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from llmasos.api import HubAPI, InputError, UsageError
-from llmasos_evals.datasets.repository import ADDRESS, Repository
 from llmasos_evals.tasks.sources import bigbench, hub_eval, jsonl_header
 from llmasos_evals.tasks.sources.members import Data, Member
 from llmasos_evals.tasks.summary import Reader, Summary, summarise
@@ -46,6 +45,8 @@ def hub_member(address: str, hub: HubAPI) -> Member:
 
     Raises UsageError for an address of another form, NotFound and what else fetching raises.
     """
+    from llmasos_evals.datasets.repository import ADDRESS, Repository
+
     found = ADDRESS.fullmatch(address)
     if found is None:
         raise UsageError(
