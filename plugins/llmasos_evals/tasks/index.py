@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from llmasos.api import InputError, Progress
-from llmasos_evals.tasks.sources import summaries_of, task_suffixes
 from llmasos_evals.tasks.summary import Kind, Reader, Summary
 
 #: Written into every kept index; another one means: scan again.
@@ -280,6 +279,8 @@ def _settled(stamp: Stamp, now: int) -> Stamp:
 def _walk(base: str, below: str, folders: dict[str, int], files: dict[str, Stamp], *, deep: bool) -> None:
     place = os.path.join(base, below) if below else base
     folders[below] = os.stat(place).st_mtime_ns
+    from llmasos_evals.tasks.sources import task_suffixes
+
     inner = []
     suffixes = task_suffixes()
     try:
@@ -301,6 +302,9 @@ def _walk(base: str, below: str, folders: dict[str, int], files: dict[str, Stamp
 
 
 def _read(path: str, reader: Reader) -> tuple[Sequence[str], str]:
+    # Here, because a look-up in an index that was kept reads no task file.
+    from llmasos_evals.tasks.sources import summaries_of
+
     try:
         summaries, parts = summaries_of(path, reader)
     except InputError as error:

@@ -11,11 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import yaml
-
 from llmasos.api import InputError
-from llmasos_evals.tasks.nesting import check_nesting
-from llmasos_evals.tasks.taskfile import MAX_BYTES
 
 Kind = Literal["task", "group", "tag"]
 
@@ -40,8 +36,6 @@ WANTED = frozenset(
 )
 #: Longest description an index keeps, in characters.
 DESCRIPTION = 200
-
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +117,12 @@ class Reader:
 def top_level(path: str) -> dict[str, Any]:
     """The wanted top-level keys of a YAML file. Values that are neither scalars nor lists of scalars count as their kind
     only: ``[]`` or ``{}``. Raises InputError for a file that cannot be read or is no mapping."""
+    # Here, because a look-up in an index that was kept reads no YAML.
+    import yaml
+
+    from llmasos_evals.tasks.nesting import check_nesting
+    from llmasos_evals.tasks.taskfile import MAX_BYTES
+
     try:
         with open(path, "rb") as handle:
             raw = handle.read(MAX_BYTES + 1)
@@ -131,16 +131,16 @@ def top_level(path: str) -> dict[str, Any]:
     if len(raw) > MAX_BYTES:
         raise InputError(f"{path}: larger than {MAX_BYTES // 2**20} MiB, which no task file is")
     check_nesting(raw, path)
-    loader = None
+    loader: Any = None
     try:
-        loader = _Loader(raw)
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(raw)
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
             raise InputError(f"{path}: a task file is a mapping of fields")
         if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
             loader.flatten_mapping(node)
         return {
-            key.value: _value(loader, value)
+            key.value: _value(yaml, loader, value)
             for key, value in node.value
             if isinstance(key, yaml.ScalarNode) and key.value in WANTED
         }
@@ -151,13 +151,13 @@ def top_level(path: str) -> dict[str, Any]:
             loader.dispose()
 
 
-def _value(loader: Any, node: Any) -> Any:
+def _value(yaml: Any, loader: Any, node: Any) -> Any:
     if isinstance(node, yaml.ScalarNode):
         if not node.tag.startswith("tag:yaml.org,2002:"):
             return f"{node.tag} {node.value}"
         return loader.construct_object(node)
     if isinstance(node, yaml.SequenceNode):
-        return [_value(loader, item) for item in node.value if isinstance(item, yaml.ScalarNode)]
+        return [_value(yaml, loader, item) for item in node.value if isinstance(item, yaml.ScalarNode)]
     return {}
 
 

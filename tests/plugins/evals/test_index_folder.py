@@ -12,6 +12,7 @@ import pytest
 
 from llmasos.api import InputError
 from llmasos_evals.tasks import index as module
+from llmasos_evals.tasks import sources
 from llmasos_evals.tasks.index import FolderIndex, open_index
 
 COUNT = module.WORTH_KEEPING + 6
@@ -46,13 +47,13 @@ class Readings:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
-        read = module.summaries_of
+        read = sources.summaries_of
 
         def counted(path: str, reader: Any) -> Any:
             self.count += 1
             return read(path, reader)
 
-        monkeypatch.setattr(module, "summaries_of", counted)
+        monkeypatch.setattr(sources, "summaries_of", counted)
 
     def since(self) -> int:
         seen, self.count = self.count, 0
