@@ -15,6 +15,7 @@ from llmasos_transformer.families import BERT, GPT2, LLAMA, Family, Source
 from llmasos_transformer.model import Decoder, Encoder
 from llmasos_transformer.ops import ReferenceOps
 from llmasos_transformer.spec import StackSpec
+from llmasos_transformer.weights.mapping import Releasable
 
 _DTYPES: Mapping[DTypeName, torch.dtype] = {
     "float32": torch.float32,
@@ -101,6 +102,10 @@ class FamilyArchitecture:
                         f"{other} differs from {first}, but the configuration says that they are one tensor",
                         hint='set "tie_word_embeddings": false in config.json if the head was trained on its own',
                     )
+            del tensor
+            if isinstance(checkpoint, Releasable):
+                # Otherwise the whole file stays in memory beside the copy until it is closed.
+                checkpoint.release(stored)
         return model.eval()
 
     def _read(self, checkpoint: Checkpoint, name: str) -> Tensor:

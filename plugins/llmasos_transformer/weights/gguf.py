@@ -186,6 +186,11 @@ class GgufCheckpoint:
             self._mapped.tensor("uint8", (stored.nbytes,), stored.begin), stored.type_name
         ).view(stored.shape)
 
+    def release(self, name: str) -> None:
+        """No view of this tensor is needed any more: its pages may leave memory."""
+        stored, _ = self._stored[name]
+        self._mapped.release(stored.begin, stored.nbytes)
+
     def files(self) -> Sequence[Path]:
         return [self._mapped.path]
 

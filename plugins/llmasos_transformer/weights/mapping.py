@@ -13,7 +13,7 @@ import platform
 import stat
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from llmasos.api import LlmasosError, MissingDependency, ModelNotFound, WeightsError
 
@@ -137,6 +137,14 @@ def import_torch() -> Any:
     return torch
 
 
+@runtime_checkable
+class Releasable(Protocol):
+    """A checkpoint that can be told which tensors have been read for good."""
+
+    def release(self, name: str) -> None:
+        """No view of this tensor is needed any more."""
+
+
 class MappedFile:
     """A regular file mapped copy-on-write; ``view`` is its bytes.
 
@@ -208,6 +216,17 @@ class MappedFile:
         if begin % element.itemsize:
             raw = raw.clone()
         return raw.view(element).reshape(shape)
+
+    def release(self, begin: int, nbytes: int) -> None:
+        """Let the pages of these bytes leave memory, where the system can; whoever reads them again reads the file again.
+
+        What was written to a view of them is lost.
+        """
+        advice = getattr(mmap, "MADV_DONTNEED", None)
+        first = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = (begin + nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
+        if self._map is not None and advice is not None and length > 0:
+            self._map.madvise(advice, first, length)
 
     def close(self) -> None:
         """Drop the map; what still views it (tensors, header arrays) keeps it alive until it is gone itself.

@@ -142,6 +142,11 @@ class SafetensorsCheckpoint:
                 )
         return mapped.tensor(_TORCH_DTYPES[stored.dtype], stored.shape, stored.begin)
 
+    def release(self, name: str) -> None:
+        """No view of this tensor is needed any more: its pages may leave memory."""
+        mapped, stored = self._stored[name]
+        mapped.release(stored.begin, stored.nbytes)
+
     def files(self) -> Sequence[Path]:
         index = [self._index] if self._index else []
         return [self._directory / "config.json", *index, *(mapped.path for mapped in self._maps)]
