@@ -25,10 +25,9 @@ from llmasos_evals.records.untrusted import MAX_LINE, regular_file
 _MAGIC = int.from_bytes(b"LLMOSIX1", "little")
 _HEADER = 4
 _ROW = 3
-#: How canonical JSON begins a sample; other spellings are parsed whole.
-_CANONICAL = re.compile(
-    rb'\{(?:"cluster":"[^"\\]*",)?"doc_digest":"[0-9a-f]{64}","index":(0|[1-9][0-9]{0,17}),'
-)
+#: How canonical JSON has the number of a sample. Quotes within strings are escaped, so no text can look like this; what lies in
+#: a nested object might, and is found out when the document is read. Other spellings are parsed whole.
+_CANONICAL = re.compile(rb'"doc_digest":"[0-9a-f]{64}","index":(0|[1-9][0-9]{0,17}),')
 
 
 class Place(NamedTuple):
@@ -110,7 +109,7 @@ def _scan(samples: Path) -> array[int]:
 
 
 def _number(line: bytes, samples: Path, number: int) -> int:
-    quick = _CANONICAL.match(line)
+    quick = _CANONICAL.search(line)
     if quick is not None:
         return int(quick.group(1))
     try:

@@ -149,11 +149,11 @@ def _line(index: int, sample: Mapping[str, Any]) -> dict[str, Any]:
     choices = sample.get("choices")
     document = {"input": prompt, "target": sample.get("target"), **({"choices": choices} if choices else {})}
     items = []
-    answered: dict[str, Any] = {}
+    answered, explained = {}, {}
     for scorer, entry in table(sample.get("scores")).items():
         found = table(entry)
         items += _items(scorer, found.get("value"))
-        answered[scorer] = {name: found.get(name) for name in ("answer", "explanation")}
+        answered[scorer], explained[scorer] = found.get("answer"), found.get("explanation")
     return line(
         index,
         document,
@@ -170,6 +170,7 @@ def _line(index: int, sample: Mapping[str, Any]) -> dict[str, Any]:
         sample_id=pack(sample.get("id")),
         epoch=whole(sample.get("epoch")),
         answers=pack(answered),
+        explanations=pack(explained),
     )
 
 

@@ -215,17 +215,18 @@ def _samples(file: Path, task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             if type(index) is not int or index < 0:
                 raise ValueError("doc_id")
             items = _items(entry, known)
-            if index in documents:
-                documents[index]["items"] += items
-            else:
-                documents[index] = _document(index, entry, items)
+            document = documents.setdefault(index, {}) or _document(index, entry)
+            documents[index] = document
+            document["items"] += items
+            if any(request["kind"] == "generate_until" for request in document["requests"]):
+                document["answers"][str(entry.get("filter", "none"))] = pack(entry.get("filtered_resps"))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{file}, sample {number_} cannot be read: {error}") from None
     for index in sorted(documents):
         yield documents[index]
 
 
-def _document(index: int, entry: Mapping[str, Any], items: list[list[Any]]) -> dict[str, Any]:
+def _document(index: int, entry: Mapping[str, Any]) -> dict[str, Any]:
     prompts: list[str] = []
     requests, responses = [], []
     answers = entry.get("resps", [])
@@ -247,7 +248,8 @@ def _document(index: int, entry: Mapping[str, Any], items: list[list[Any]]) -> d
         requests=requests,
         responses=responses,
         target=entry.get("target"),
-        items=items,
+        items=[],
+        answers={},
     )
 
 
