@@ -45,7 +45,8 @@ function charts() {
   if (shares.length) parts.push(intervalChart(shares.slice(0, most), 0, 1));
   for (const [name, rows] of others) {
     const values = rows.flatMap((row) => row.scores.filter(Boolean).flatMap((s) => [s.value, s.ci_low, s.ci_high])).map(number).filter((v) => v !== null);
-    if (!values.length) continue;
+    // A lone value on a scale of its own says less than the table does.
+    if (!values.length || (rows.length === 1 && !two)) continue;
     const low = Math.min(...values), high = Math.max(...values), room = (high - low || Math.abs(high) || 1) * 0.15;
     parts.push(make("h3", {}, name), intervalChart(rows.slice(0, most), low - room, high + room));
   }
