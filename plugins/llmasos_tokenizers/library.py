@@ -11,6 +11,7 @@ from tokenizers import Tokenizer as LibraryTokenizer
 
 from llmasos.api import Encoding, SpecialTokens, TokenizerError
 from llmasos_tokenizers.base import Vocabulary, checked_text
+from llmasos_tokenizers.segments import Segments, is_divisible, is_long
 
 
 @contextmanager
@@ -61,6 +62,8 @@ class CompiledTokenizer(Vocabulary):
         self._build = build
         self._parsing = self._make(parse_special=True)
         self._literal: LibraryTokenizer | None = None
+        #: For each of the two library objects: how long texts are divided, or None where they may not be.
+        self._segments: dict[bool, Segments | None] = {}
         self._lock = threading.Lock()
         self._decoder = decoder
 
@@ -93,6 +96,12 @@ class CompiledTokenizer(Vocabulary):
         runner = self._runner(parse_special)
         checked = [checked_text(text) for text in texts]
         with library_errors("encoding"):
+            if any(map(is_long, checked)):
+                if parse_special not in self._segments:
+                    self._segments[parse_special] = Segments(runner) if is_divisible(runner) else None
+                segments = self._segments[parse_special]
+                if segments is not None:
+                    return segments.encode_batch(checked, add_special_tokens=add_special_tokens)
             encodings = runner.encode_batch_fast(checked, add_special_tokens=add_special_tokens)
             return [list(encoding.ids) for encoding in encodings]
 

@@ -37,6 +37,18 @@ def _rules() -> dict[str, PreTokenizer]:
     return rules
 
 
+@cache
+def split_expressions() -> frozenset[str]:
+    """The regular expressions of all byte-level rules that do not look back: none matches a letter and a space after it."""
+    return frozenset(
+        expression
+        for rule in _rules().values()
+        if rule.encoding == "bytes"
+        for expression in rule.split
+        if "(?<" not in expression
+    )
+
+
 def pretokenizer_names() -> list[str]:
     """All names, sorted."""
     return sorted(_rules())
