@@ -36,6 +36,8 @@ class Stage(Protocol):
 
     #: For messages, for example ``scoring``.
     name: str
+    #: Accelerators that each worker needs; only clusters hand them out.
+    gpus: int
 
     def key(self, shard: Any) -> str:
         """Hexadecimal digest of everything that decides the result. Called in the process that hands out the work."""

@@ -85,7 +85,7 @@ class ProcessExecutor:
     def run(self, stage: Stage, jobs: Iterable[Job], folder: Path | None, report: Report) -> Iterator[Done]:
         """As they finish."""
         order = _Order(stage, pickle.dumps((stage, folder)))
-        waiting = _Waiting(stage.name, jobs)
+        waiting = Waiting(stage.name, jobs)
         while True:
             self._hand_out(order, waiting)
             busy = [process for process in self._crew if process.job is not None]
@@ -117,7 +117,7 @@ class ProcessExecutor:
             process.wait()
         self._crew = []
 
-    def _hand_out(self, order: _Order, waiting: _Waiting) -> None:
+    def _hand_out(self, order: _Order, waiting: Waiting) -> None:
         idle = [process for process in self._crew if process.job is None]
         while (job := waiting.take()) is not None:
             process = idle.pop() if idle else None
@@ -129,7 +129,7 @@ class ProcessExecutor:
                 self._crew.append(process)
             process.send(order, job)
 
-    def _bury(self, process: _Process, waiting: _Waiting, report: Report) -> None:
+    def _bury(self, process: _Process, waiting: Waiting, report: Report) -> None:
         self._crew.remove(process)
         job = process.job
         process.wait()
@@ -150,7 +150,7 @@ def work(worker: Worker, job: Job, folder: Path | None) -> dict[str, Any]:
     return Workshop(folder).commit(job.key, lambda inside: worker.run(job.shard, inside))
 
 
-class _Waiting:
+class Waiting:
     """Jobs that no worker has, and how often each was tried."""
 
     def __init__(self, stage: str, jobs: Iterable[Job]) -> None:
@@ -268,7 +268,7 @@ def _serve(line: Connection[Any, Any], hub: bytes, threads: int | None) -> None:
     limit_threads(threads)
     # Ctrl-C reaches the whole group; the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _end_with_parent()
+    end_with_parent()
     line.send(("ready", None))
     try:
         made: HubAPI = pickle.loads(hub)
@@ -302,7 +302,7 @@ def portable(error: BaseException) -> BaseException:
     return RunError(f"{type(error).__name__}: {error}", hint="LLMASOS_STRICT=1 with --workers 1 shows more")
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Leave when the parent is gone: a killed run must not keep working."""
     import threading
     from multiprocessing import connection, parent_process

@@ -27,7 +27,9 @@ def executor_for(
     if workers < 1:
         raise UsageError(f"workers is {workers}", hint="workers must be at least 1")
     if cluster is not None:
-        raise UsageError("clusters are not there yet in this version", hint="use --workers")
+        from llmasos.kernel.ray_executor import RayExecutor
+
+        return RayExecutor(hub, cluster, workers, threads=threads)
     return InlineExecutor(hub) if workers == 1 else ProcessExecutor(hub, workers, threads=threads)
 
 

@@ -160,6 +160,7 @@ class InputDigests:
     """The digest of input shards, each the parts of one. Nothing is kept: files may change."""
 
     name = "reading inputs"
+    gpus = 0
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -187,6 +188,7 @@ class PipelineStage:
     """The work on shards. Pickled once into each worker process, which builds its own sources and steps."""
 
     name = "pipeline"
+    gpus = 0
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self._recipe = recipe
