@@ -29,6 +29,7 @@ from llmasos_evals.metrics.measures import Measure
 from llmasos_evals.statistics.aggregations import Mean
 from llmasos_evals.tasks.chat import PLAIN, ChatSettings
 from llmasos_evals.tasks.config import TaskConfig
+from llmasos_evals.tasks.functions import TaskCode
 from llmasos_evals.tasks.parsing import generation_settings
 from llmasos_evals.tasks.planning import PlannedDocument
 from llmasos_evals.tasks.task import Task
@@ -49,6 +50,9 @@ class ProgramTask(Task):
         self.remarks: tuple[str, ...] = ()
         self.notes: tuple[str, ...] = ()
         self.code = dict(program.code)
+        self._code = _ProgramCode(program.name, allowed=True, base=source.parent)
+        #: The program filters answers itself.
+        self._pipelines = []
         given = {key: value for key, value in overrides.items() if key != "task_alias"}
         self.digest = digest(
             {"program": self.name, "version": self.version, "fields": plain(given), "code": self.code}
@@ -139,6 +143,14 @@ class ProgramTask(Task):
     def _measure(self, name: str) -> Measure:
         metric = ProgramMetric(self.program, name, self.digest)
         return Measure(name, metric, higher_is_better=self.program.higher_is_better(name))
+
+
+class _ProgramCode(TaskCode):
+    """A program is all code: what it draws at random must be the same every time."""
+
+    @property
+    def used(self) -> bool:
+        return True
 
 
 class ProgramMetric:
