@@ -42,6 +42,8 @@ class Engine(Protocol):
 
     #: Short name for the record.
     name: str
+    #: Most tokens in one forward pass.
+    budget: int
 
     def run(self, shard: Shard) -> Iterator[Answer]:
         """Every row of the shard once, as soon as it is known. Raises EvaluationError when scores are not numbers."""
@@ -63,8 +65,8 @@ def open_engine(
         return ReferenceEngine(model)
     if not isinstance(model, TreeLM):
         warn(
-            "this model cannot share the computation of common prefixes; every request is computed in full "
-            "(the numbers are the same)"
+            "this model cannot share the computation of common prefixes: every request is computed in full, which is "
+            "slower and gives the same numbers"
         )
         return ReferenceEngine(model)
     return TreeEngine(model, settings, budget=budget)

@@ -37,6 +37,7 @@ class ReferenceEngine:
 
     def __init__(self, model: CausalLM) -> None:
         self._model = model
+        self.budget = TOKEN_BUDGET
 
     def run(self, shard: Shard) -> Iterator[Answer]:
         """Every row of the shard once. Raises EvaluationError when the model gives what is not a number."""

@@ -134,6 +134,7 @@ def test_a_model_without_paths_is_scored_in_full_and_that_is_said():
     engine = open_engine(model, PlanSettings(), warn=said.append)
     assert isinstance(engine, ReferenceEngine)
     assert len(said) == 1
+    assert (engine.name, open_engine(MODEL, PlanSettings()).name) == ("reference", "tree")
     plan = plan_rows(rows, units=[0] * 5)
     answers = sorted(engine.run(plan.shards[0]))
     assert [answer.logprob for answer in answers] == pytest.approx(
