@@ -69,6 +69,7 @@ def command(
     found = open_run(run)
     if found.imported:
         raise UsageError(f"{run} was imported", hint="its own files say more than what was read from them")
+    found.refuse_if_touched()
     request = request_of(
         found.record,
         tasks=tasks_of(found.record),

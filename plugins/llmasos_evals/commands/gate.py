@@ -88,6 +88,9 @@ def command(
 
     rules = read_rules(texts, files)
     opened, compared = open_run(run), None if baseline is None else open_run(baseline)
+    for judged in (opened, compared):
+        if judged is not None:
+            judged.refuse_if_touched()
     begin = time.monotonic()
     with state.output.progress() as progress:
         verdicts = judge(

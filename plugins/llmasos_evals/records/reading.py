@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmasos.api import InputError, UnknownName
+from llmasos.api import InputError, UnknownName, record_digest
 from llmasos_evals.records.offsets import Offsets, Place, offsets_of
 from llmasos_evals.records.samples import REQUIRED, unpack
 from llmasos_evals.records.store import RECORD_FILE, RUN_FILE, samples_name
@@ -50,6 +50,17 @@ class Run:
     def imported(self) -> bool:
         """Whether another harness computed it: nothing about it can be verified here."""
         return str(self.record["schema"]).startswith("llmasos-imported-record/")
+
+    def refuse_if_touched(self) -> None:
+        """Raise InputError for a record whose digest is not that of its content: it was changed after it was written.
+
+        For those who act on what a record says. Who only shows it may do with a remark.
+        """
+        if record_digest(self.record) != self.record["digest"]:
+            raise InputError(
+                f"{self.path}: its digest does not fit its content; it was changed after it was written",
+                hint="compute the run again, or ask whoever gave you the file",
+            )
 
     def task(self, name: str) -> Mapping[str, Any]:
         """The record's section of a task. Raises UnknownName."""

@@ -24,6 +24,7 @@ from llmasos.api import (
     merkle_root,
 )
 from llmasos_evals.evaluator import aggregate_runs, plan_tasks, select_tasks
+from llmasos_evals.records.checks import check_samples
 from llmasos_evals.records.reading import Run
 from llmasos_evals.records.record import sealed
 from llmasos_evals.records.replay import difference, only_these, responses_of
@@ -47,9 +48,10 @@ def rescore(
 ) -> EvalResult:
     """Score the answers of ``run`` again with the tasks that ``request`` names; ``metrics`` replace those of every task.
 
-    Raises InputError and UnknownName for tasks as a run does; EvaluationError when a task asks the model other questions
-    than those that were answered, or of documents that were not.
+    Raises InputError and UnknownName for tasks as a run does; InputError when the record or the samples were changed since,
+    EvaluationError when a task asks the model other questions than those that were answered, or of documents that were not.
     """
+    _refuse_touched(run)
     progress.phase("reading tasks")
     selection = select_tasks(request, hub)
     if metrics:
@@ -176,6 +178,17 @@ def metric_spec(text: str) -> MetricSpec:
             hint="""for example --metric 'exact_match:{"ignore_case": true}'""",
         ) from None
     return MetricSpec(name, options=given)
+
+
+def _refuse_touched(run: Run) -> None:
+    """A new record is sealed over the answers: those that are lost or altered must not come out of it as whole."""
+    run.refuse_if_touched()
+    found = check_samples(run)
+    if found:
+        raise InputError(
+            f"the samples in {run.folder} are not those of its record: {found[0]}",
+            hint="compute the run again, or ask whoever gave you the files",
+        )
 
 
 def _check_tasks(run: Run, selection: Selection) -> None:

@@ -341,6 +341,19 @@ def test_exit_codes(tmp_path, capsys):
     assert command_line(["eval", "gate", str(tmp_path / "none"), "--rule", "a.acc>=0"]) == 2
 
 
+@pytest.mark.parametrize("touched", ["new", "old"])
+def test_a_record_that_was_touched_is_not_judged(tmp_path, capsys, touched):
+    runs(tmp_path)
+    path = tmp_path / touched / "record.json"
+    record = json.loads(path.read_text())
+    record["tasks"][0]["scores"][0]["value"] = 0.95
+    path.write_text(json.dumps(record))
+    assert gate(tmp_path, "--rule", "quiz.acc>=0.9") == 2
+    captured = capsys.readouterr()
+    assert "it was changed after it was written" in captured.err
+    assert "passed" not in captured.out
+
+
 def test_json_junit_and_annotations(tmp_path, capsys):
     runs(tmp_path)
     rules = tmp_path / "rules"

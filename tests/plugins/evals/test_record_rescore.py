@@ -165,3 +165,31 @@ def test_a_rescored_record_can_be_verified(world, made, capsys):
     assert rescore(world, capsys=capsys)[0] == 0
     code = llmasos(["eval", "verify", str(world / "new"), "--include", str(world / "tasks"), "--sample", "5"])
     assert code == 0, capsys.readouterr().err
+
+
+def touched_line(path):
+    lines = path.read_text().splitlines()
+    sample = json.loads(lines[0])
+    sample["responses"][0]["logprob"] = -0.125
+    return "\n".join([json.dumps(sample), *lines[1:]]) + "\n"
+
+
+@pytest.mark.parametrize("damage", ["altered", "lost", "record"])
+def test_answers_that_are_not_those_of_the_record_are_refused(world, capsys, damage):
+    """A sealed record over altered answers, or over the few that were left, would look like any other."""
+    run = open_run(world / "run")
+    task = next(name for name in run.tasks if run.task(name)["output_type"] == "multiple_choice")
+    path = run.samples_path(task)
+    if damage == "altered":
+        path.write_text(touched_line(path))
+    elif damage == "lost":
+        path.write_text(path.read_text().splitlines(keepends=True)[0])
+    else:
+        record = json.loads((world / "run" / "record.json").read_text())
+        record["settings"]["seed"] += 1
+        (world / "run" / "record.json").write_text(json.dumps(record))
+    code, _, err = rescore(world, capsys=capsys)
+    assert code == 2
+    said = "it was changed after it was written" if damage == "record" else "are not those of its record"
+    assert said in err
+    assert not (world / "new").exists()
