@@ -50,11 +50,17 @@ def read_taskfile(path: Path) -> dict[str, Any]:
     file's own keys override all. ``!function`` and relative ``data_files`` belong to the file that states them.
     Raises InputError for a file that is missing, is not a YAML mapping, or includes itself.
     """
-    return _read(path, ())
+    return _read(path, (), {})
 
 
-def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
-    path = path.expanduser().resolve()
+def _read(path: Path, parents: tuple[Path, ...], known: dict[Path, dict[str, Any]]) -> dict[str, Any]:
+    """``known`` are files that were read: files that include one twice, each of many in a row, must not take for ever."""
+    try:
+        path = path.expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, or no path at all
+        raise InputError(f"cannot read task file {path}: {error}") from error
+    if path in known:
+        return dict(known[path])
     if path in parents:
         chain = " -> ".join(str(p) for p in (*parents[parents.index(path) :], path))
         raise InputError(f"task files include each other in a circle: {chain}", hint="remove one `include:`")
@@ -68,11 +74,12 @@ def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
         raise InputError(f"{path}: `include` must be a path or a list of paths")
     merged: dict[str, Any] = {}
     for item in includes:
-        inherited = _read(path.parent / item, (*parents, path))
+        inherited = _read(path.parent / item, (*parents, path), known)
         inherited.pop("task_list", None)  # lists the tasks of the included file only
         merged.update(inherited)
     merged.update(own)
-    return merged
+    known[path] = merged
+    return dict(merged)
 
 
 def _parse(path: Path, included_by: Path | None) -> dict[str, Any]:

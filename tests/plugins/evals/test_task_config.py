@@ -39,6 +39,43 @@ def test_circle_of_includes_is_named(tmp_path: Path) -> None:
         read_taskfile(tmp_path / "a.yaml")
 
 
+def test_includes_that_double_at_every_step_are_read_once(tmp_path: Path) -> None:
+    for step in range(60):
+        (tmp_path / f"{step}.yaml").write_text(f"include: [{step + 1}.yaml, {step + 1}.yaml]\n")
+    (tmp_path / "60.yaml").write_text("x: 1\n")
+    assert read_taskfile(tmp_path / "0.yaml") == {"x": 1}
+
+
+def test_links_in_a_circle_are_no_task_file(tmp_path: Path) -> None:
+    (tmp_path / "t.yaml").symlink_to(tmp_path / "t.yaml")
+    with pytest.raises(InputError, match=r"cannot read task file .*t\.yaml"):
+        read_taskfile(tmp_path / "t.yaml")
+
+
+BOMB = "\n".join(["a0: &a0 [x, x]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60))])
+MERGES = "\n".join(["a0: &a0 {x: 1}", *(f"a{i}: &a{i}\n  <<: [*a{i - 1}, *a{i - 1}]" for i in range(1, 60))])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, "more than 1000000 values"),
+        (MERGES, "more than 1000000 values"),
+        ("metadata: &a [*a]", r"`\*a` stands within"),
+        ("metadata: &a {b: {c: *a}}", r"`\*a` stands within"),
+    ],
+)
+def test_aliases_that_stand_for_too_much(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "t.yaml").write_text(text + "\n")
+    with pytest.raises(InputError, match=message):
+        read_taskfile(tmp_path / "t.yaml")
+
+
+def test_aliases_are_what_they_stand_for(tmp_path: Path) -> None:
+    (tmp_path / "t.yaml").write_text("a: &a {x: 1}\nb: &b [*a, *a]\nc: {<<: *a, y: *b}\nd: a *word* & more\n")
+    assert read_taskfile(tmp_path / "t.yaml")["c"] == {"x": 1, "y": [{"x": 1}, {"x": 1}]}
+
+
 def test_functions_and_data_belong_to_the_file_that_names_them(tmp_path: Path) -> None:
     inner = tmp_path / "inner"
     inner.mkdir()
