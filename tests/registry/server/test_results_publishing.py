@@ -144,6 +144,7 @@ BOMB = gzip.compress(b"\0" * (40 << 20))
         (gzip.compress(b"[1, 2]\n"), "line 1"),
         (BOMB, "bytes"),
     ],
+    ids=("other", "fewer", "torn", "plain", "empty", "list", "bomb"),
 )
 def test_other_samples_are_refused(app: InProcess, ann: Author, samples: bytes, words: str) -> None:
     record = a_record(VALUES)
