@@ -45,13 +45,14 @@ class Output:
     def emit(self, value: Any, human: Callable[[], str] | str | None = None) -> None:
         """The result of a command: ``value`` as JSON in json mode, else ``human`` (text, or a function that makes it).
 
-        Without ``human`` the value itself is printed. ``value`` holds what JSON can hold, and paths.
+        Without ``human`` the value itself is printed. ``value`` holds what JSON can hold, and paths. In human text, what
+        would steer the terminal is shown as ``?``.
         """
         if self.mode == "json":
             self.line(to_json(value))
             return
         text = human() if callable(human) else human
-        self.line(str(value) if text is None else text)
+        self.line(str(value) if text is None else harmless(text))
 
     def line(self, text: str) -> None:
         """Data, one line or more, to stdout."""
@@ -125,6 +126,19 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
+
+
+#: Control characters save tabs and line ends, and those that turn the direction of writing round.
+_STEERING = dict.fromkeys(
+    [*(set(range(0x20)) - {0x09, 0x0A}), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)],
+    "?",
+)
+
+
+def harmless(text: str) -> str:
+    """The text with ``?`` for what steers a terminal. Unlike ``printable`` it keeps what joins letters: prompts and names
+    are in every language."""
+    return text if text.isprintable() else text.translate(_STEERING)
 
 
 def to_json(value: Any) -> str:

@@ -49,6 +49,12 @@ def test_emit_without_human_text_prints_the_value() -> None:
     assert texts(out)[0] == "plain\n"
 
 
+def test_text_of_strangers_does_not_steer_the_terminal() -> None:
+    out = output()
+    out.emit({"ref": "m"}, "model \x1b[31m\x9b2J\r\u202egnp.exe\n\tक्\u200dष é")
+    assert texts(out)[0] == "model ?[31m?2J??gnp.exe\n\tक्\u200dष é\n"
+
+
 def test_in_json_mode_human_text_is_not_even_made() -> None:
     def human() -> str:
         raise AssertionError("made")
