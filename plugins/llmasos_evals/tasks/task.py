@@ -161,7 +161,12 @@ class Task:
         return value if isinstance(value, str) else digest(plain(value))
 
     def shots(self, num_fewshot: int | None, compat: str = "native") -> int:
-        """Few-shot examples a prompt will get. The harness lets nobody override a 0 in the task file; we do."""
+        """Few-shot examples a prompt will get. The harness lets nobody override a 0 in the task file; we do.
+
+        Running text has no prompt, whatever was asked for.
+        """
+        if self.output_type == "loglikelihood_rolling":
+            return 0
         if num_fewshot is None or (compat == "lm-eval" and self.config.num_fewshot == 0):
             return self.num_fewshot
         return num_fewshot
@@ -187,7 +192,7 @@ class Task:
         ``chat.render`` raises.
         """
         plan = Plan(
-            shots=0 if self.output_type == "loglikelihood_rolling" else self.shots(num_fewshot, compat),
+            shots=self.shots(num_fewshot, compat),
             seed=seed,
             compat=compat,
             chat=chat,

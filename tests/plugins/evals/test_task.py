@@ -80,6 +80,7 @@ def test_rolling_text_and_perplexities(tmp_path: Path) -> None:
         )
     )
     assert contexts(task) == ["two words", "and three more"]
+    assert task.shots(4) == 0  # the record says what was done
     scores = {score.metric: score for score in run(task, lambda r: Response(r.key, logprob=-10.0))}
     assert scores["word_perplexity"].value == pytest.approx(2.718281828459045**4)
     assert scores["bits_per_byte"].value == pytest.approx(20 / 23 / 0.6931471805599453)
