@@ -16,6 +16,8 @@ OUTSIDE_RECORD_DIGEST = frozenset({"digest", "environment", "execution", "timing
 #: The file of the record in the folder of a run; its signature has the same name with the suffix.
 RECORD_FILE = "record.json"
 SIGNATURE_SUFFIX = ".sig"
+#: Characters of a task's name in the name of a file: file systems take 255 bytes, index and temporary files add some.
+_LONGEST = 180
 
 
 def canonical_json(value: Any) -> bytes:
@@ -40,9 +42,9 @@ def record_digest(record: Mapping[str, Any]) -> str:
 
 
 def samples_name(task: str) -> str:
-    """The file of a task's samples in the folder of a run. Names that a file system might not like get a digest to stay
-    distinct."""
-    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", task)
+    """The file of a task's samples in the folder of a run. Names that a file system might not like, or too long for one, get
+    a digest to stay distinct."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", task)[:_LONGEST]
     suffix = "" if plain == task else f"-{canonical_digest(task)[:8]}"
     return f"samples_{plain}{suffix}.jsonl"
 

@@ -123,6 +123,18 @@ def test_file_names_are_safe_and_distinct(task):
     assert name != samples_name("a_b")
 
 
+def test_long_names_of_tasks_make_files_that_can_be_written(tmp_path):
+    names = [
+        samples_name("x" * 5000),
+        samples_name("x" * 5001),
+        samples_name("ü" * 5000),
+        samples_name("x" * 180),
+    ]
+    assert len(set(names)) == 4
+    for name in names:
+        (tmp_path / name).with_suffix(".jsonl.index").write_text("")
+
+
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     path = tmp_path / "record.json"
     write_json(path, {"a": 1})
