@@ -78,6 +78,8 @@ def _collected(
     for path in (*paths, *(path for _, path in splits)):
         if not path.exists():
             raise InputError(f"no file or folder {path}")
+        if not (path.is_file() or path.is_dir()):
+            raise InputError(f"{path} is neither a file nor a folder", hint="write what it gives to a file")
     folders = [path for path in paths if path.is_dir()]
     if folders and (len(folders) > 1 or len(paths) > 1 or splits):
         raise UsageError("a folder is added alone", hint="name the files: --split SPLIT=FILE")

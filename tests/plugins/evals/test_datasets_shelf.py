@@ -88,7 +88,9 @@ def test_another_configuration_is_not_the_one_that_was_added(tmp_path: Path, row
     for config, flag in (("Hard", " --config Hard"), (None, "")):
         with pytest.raises(NotFound, match="org/sums is not here, and this run is offline") as caught:
             stock(tmp_path, dataset_name=config).size()
-        hint = f"the shelf has it with configuration Easy; add files you have: llmasos data add org/sums{flag} "
+        hint = (
+            f"the shelf has it with configuration Easy; add files you have: llmasos data add org/sums{flag} "
+        )
         assert str(caught.value.hint).startswith(hint + "--split test=FILE")
 
 
@@ -100,7 +102,9 @@ def test_what_was_changed_is_refused_and_found(
     digest = stock(tmp_path).data_digest
     assert run(["data", "verify", "-q"]) == ExitCode.OK
     rows.write_bytes(whole.replace(b"1 + 1", b"1 + 2"))
-    with pytest.raises(InputError, match=r"org/sums \(Easy\) is not what was added: .*mine\.jsonl is changed") as caught:
+    with pytest.raises(
+        InputError, match=r"org/sums \(Easy\) is not what was added: .*mine\.jsonl is changed"
+    ) as caught:
         stock(tmp_path).size()
     assert "--split test=" in str(caught.value.hint)
     capsys.readouterr()
@@ -220,11 +224,19 @@ def test_mistakes(
         "BAD": tmp_path / "bad.jsonl",
         "FOLDER": tmp_path / "folder",
     }
-    given = [str(paths.get(argument, argument)).replace("=GONE", f"={paths['GONE']}") for argument in arguments]
+    given = [
+        str(paths.get(argument, argument)).replace("=GONE", f"={paths['GONE']}") for argument in arguments
+    ]
     assert run(["data", "add", "-q", *given]) == ExitCode.USAGE
     assert message in capsys.readouterr().err
     assert run(["data", "ls", "-q"]) == ExitCode.OK
     assert "mine" not in capsys.readouterr().out
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "rows.jsonl")
+    add("mine", "--split", f"test={tmp_path / 'rows.jsonl'}", expect=ExitCode.USAGE)
+    assert "neither a file nor a folder" in capsys.readouterr().err
 
 
 def test_a_damaged_note_is_named(rows: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
