@@ -60,7 +60,11 @@ def test_columns_are_kept_and_made_again_for_another_file(tmp_path: Path) -> Non
     assert columns_of(open_run(tmp_path), "t") == first
 
 
-@pytest.mark.parametrize("damage", [b"", b"no gzip", gzip.compress(b"no json"), gzip.compress(b"[]")])
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"no gzip", gzip.compress(b"no json"), gzip.compress(b"[]")],
+    ids=("empty", "no gzip", "no json", "list"),
+)
 def test_damaged_columns_are_made_again(tmp_path: Path, damage: bytes) -> None:
     run = open_run(choice_run(tmp_path, 5))
     first = columns_of(run, "t")
