@@ -114,10 +114,10 @@ class HarnessEvaluator:
                     more = plan_tasks(selection, rest, progress, prepared.tokenizer)
                     answer(more)
                     samples.join(runs, more)
-            for run in runs:
-                _report_counts(run, progress)
             with watch.phase("metrics"):
                 tallies, scores = aggregate_runs(runs, request.bootstrap, progress, request.compat)
+            for run in runs:
+                _report_counts(run, tallies[run.task.name], progress)
             if samples is not None:
                 samples.report(runs, scores, progress)
             record = sealed(
@@ -252,8 +252,7 @@ def take_over(runs: Sequence[TaskRun], store: SampleStore) -> None:
     """Fill ``samples`` of each run with its finished documents. Raises EvaluationError for one that is damaged."""
     for run in runs:
         wanted = {document.index: document for document in run.planned}
-        kept = store.finished(run.task.name)
-        run.samples = {index: sample for index, sample in kept.items() if index in wanted}
+        run.samples = store.finished(run.task.name).only(wanted)
         for index, sample in run.samples.items():
             if not is_whole(sample, wanted[index]):
                 raise EvaluationError(
@@ -270,13 +269,12 @@ def _finish(document: Finished, store: SampleStore) -> None:
     cluster = run.task.cluster(planned, run.cluster_column)
     answers = run.task.answers(planned, responses)
     sample = sample_line(planned, responses, items, observed, cluster, answers)
-    store.append(run.task.name, sample)
-    run.samples[planned.index] = sample
+    run.samples.add(planned.index, *store.append(run.task.name, sample))
 
 
-def _report_counts(run: TaskRun, progress: Progress) -> None:
+def _report_counts(run: TaskRun, tally: Tally, progress: Progress) -> None:
     """One warning line for each thing that did not go as the task intended."""
-    counts = Tally(run.ordered).counts()
+    counts = tally.counts()
     name, requests = run.task.name, counts["requests"]
     if counts["truncated_requests"]:
         progress.warn(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llmasos.api import EvalRequest, PreparedModel, canonical_digest
 from llmasos_evals.records.record import SCHEMA
+from llmasos_evals.records.store import StoredSamples
 from llmasos_evals.scoring.generation import generation_plan
 from llmasos_evals.tasks.task import PlannedDocument, Task
 
@@ -25,13 +26,16 @@ class TaskRun:
     cluster_column: str | None = None
     #: How the documents were chosen, for the record; None: as they come.
     sampling: Mapping[str, Any] | None = None
-    samples: dict[int, dict[str, Any]] = field(default_factory=dict)
+    samples: StoredSamples | dict[int, dict[str, Any]] = field(default_factory=dict)
     resumed: int = 0
 
     @property
-    def ordered(self) -> list[dict[str, Any]]:
-        """Samples in the order of the plan, whatever order they finished in."""
-        return [self.samples[document.index] for document in self.planned]
+    def ordered(self) -> Iterator[dict[str, Any]]:
+        """Samples in the order of the plan, whatever order they finished in, one at a time."""
+        indices = [document.index for document in self.planned]
+        if isinstance(self.samples, StoredSamples):
+            return self.samples.read(indices)
+        return map(self.samples.__getitem__, indices)
 
     @property
     def generates(self) -> bool:

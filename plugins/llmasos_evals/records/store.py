@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -22,6 +22,8 @@ RECORD_FILE = "record.json"
 WORK_FOLDER = ".work"
 #: Seconds between two fsyncs. A killed process loses nothing that was written; only a power cut loses this much.
 FSYNC_INTERVAL = 2.0
+#: Samples files kept open at once: suites have hundreds of tasks, and systems have limits.
+OPEN_FILES = 100
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -57,6 +59,50 @@ def write_lines(path: Path, values: Iterable[Any]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+class StoredSamples(Mapping[int, dict[str, Any]]):
+    """Finished documents of one task by number, read from their file when they are asked for: a run is larger than memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        #: Where the line of each document begins, and its length in bytes.
+        self._places: dict[int, tuple[int, int]] = {}
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return next(self.read([index]))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._places)
+
+    def __contains__(self, index: object) -> bool:
+        return index in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __ior__(self, other: StoredSamples) -> Self:
+        self._places |= other._places
+        return self
+
+    def read(self, indices: Iterable[int]) -> Iterator[dict[str, Any]]:
+        """Documents in the order asked for, one at a time. Raises KeyError for one that is not there."""
+        with open(self._path, "rb") as file:
+            for index in indices:
+                start, length = self._places[index]
+                file.seek(start)
+                sample: dict[str, Any] = json.loads(file.read(length))
+                yield sample
+
+    def add(self, index: int, start: int, length: int) -> None:
+        """A line of the file; the first one of a document counts."""
+        self._places.setdefault(index, (start, length))
+
+    def only(self, indices: Container[int]) -> StoredSamples:
+        """Those of the documents that are in ``indices``."""
+        found = StoredSamples(self._path)
+        found._places = {index: place for index, place in self._places.items() if index in indices}
+        return found
 
 
 class SampleStore:
@@ -101,24 +147,27 @@ class SampleStore:
 
     def close(self) -> None:
         """Make everything durable and let others write. May be called twice."""
-        for file in self._files.values():
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-        self._files.clear()
+        for task in list(self._files):
+            self._close(task)
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
+    def _close(self, task: str) -> None:
+        file = self._files.pop(task)
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+
     # ---- reading -------------------------------------------------------------------------------------------------------
 
-    def finished(self, task: str) -> dict[int, dict[str, Any]]:
+    def finished(self, task: str) -> StoredSamples:
         """Finished documents by number. A torn last line is cut off; the document it belonged to is simply not finished.
 
         Raises EvaluationError for damage anywhere else.
         """
         path = self.folder / samples_name(task)
-        found: dict[int, dict[str, Any]] = {}
+        found = StoredSamples(path)
         if not path.exists():
             return found
         end = 0
@@ -126,8 +175,7 @@ class SampleStore:
             if not line.endswith(b"\n"):
                 break
             try:
-                sample = json.loads(line)
-                index = sample["index"]
+                index = json.loads(line)["index"]
                 if type(index) is not int:
                     raise ValueError("a document has a number")
             except (ValueError, KeyError, TypeError):
@@ -135,7 +183,7 @@ class SampleStore:
                     f"{path}, line {number} is damaged",
                     hint="delete the file to compute its documents again, or use another --output",
                 ) from None
-            found.setdefault(index, sample)
+            found.add(index, end, len(line))
             end += len(line)
         if end < path.stat().st_size:
             with open(path, "r+b") as file:
@@ -144,18 +192,24 @@ class SampleStore:
 
     # ---- writing -------------------------------------------------------------------------------------------------------
 
-    def append(self, task: str, sample: Mapping[str, Any]) -> None:
-        """Write one finished document. It survives a kill of this process from here on."""
+    def append(self, task: str, sample: Mapping[str, Any]) -> tuple[int, int]:
+        """Write one finished document: it survives a kill of this process from here on. Returns where its line begins, and
+        its length in bytes."""
         file = self._files.get(task)
         if file is None:
+            if len(self._files) == OPEN_FILES:
+                self._close(next(iter(self._files)))
             file = self._files[task] = open(self.folder / samples_name(task), "ab")  # noqa: SIM115 (kept open)
-        file.write(canonical_json(sample) + b"\n")
+        line = canonical_json(sample) + b"\n"
+        start = file.tell()
+        file.write(line)
         file.flush()
         now = time.monotonic()
         if now - self._synced >= FSYNC_INTERVAL:
             self._synced = now
             for handle in self._files.values():
                 os.fsync(handle.fileno())
+        return start, len(line)
 
     def finish(self, record: Mapping[str, Any]) -> Path:
         """Write the record. Returns its path."""

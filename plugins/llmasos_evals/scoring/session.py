@@ -49,6 +49,7 @@ class ScoringSession:
             seed=request.seed,
         )
         self._tally = _Tally()
+        self._said: set[str] = set()
 
     @property
     def prefix(self) -> int | None:
@@ -155,6 +156,9 @@ class ScoringSession:
             )
             for result in results:
                 shard, answers = shards[result.index], result.facts["answers"]
+                for note in set(result.facts["notes"]) - self._said:
+                    self._said.add(note)
+                    progress.warn(note)
                 self._tally.shards_reused += result.reused
                 if result.reused:
                     progress.advance(len(shard))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmasos.api import EvaluationError, HubAPI, LoadedModel, PreparedModel, Report, canonical_digest
+from llmasos_evals.scoring.budgets import BudgetMemory
 from llmasos_evals.scoring.plan import PlanSettings, Shard
 from llmasos_evals.scoring.prompts import PromptShard
 
@@ -53,6 +54,7 @@ class ScoringStage:
     def __init__(
         self, source: ModelSource, settings: PlanSettings, *, context: str, threads: int | None
     ) -> None:
+        self.gpus = 0 if source.facts["device"] == "cpu" else 1
         self._source = source
         self._settings = settings
         self._context = context
@@ -82,8 +84,15 @@ class ScoringWorker:
 
         self._loaded = loaded
         self._hub = hub
-        self._engine = open_engine(loaded.model, settings)
         self._meter = meter
+        #: What the user should know, once a run.
+        self._notes: list[str] = []
+        self._memory = None
+        if loaded.facts["device"] != "cpu":
+            self._memory = BudgetMemory(hub.cache_dir, loaded.facts)
+        self._budget = None if self._memory is None else self._memory.known()
+        self._engine = open_engine(loaded.model, settings, budget=self._budget, warn=self._notes.append)
+        self._budget = getattr(self._engine, "budget", None)
 
     def run(self, shard: Shard | PromptShard, folder: Path) -> dict[str, Any]:
         """``answers`` in the order of the shard: [nats, whether greedy] of each row, or [text, token ids] of each prompt."""
@@ -94,7 +103,15 @@ class ScoringWorker:
                 f"engine {self._engine.name} answered {len(found)} of {len(shard)} requests",
                 hint="this is a fault of the program; --engine reference may do without it",
             )
-        return {"answers": [found[place] for place in range(len(shard))]}
+        self._remember_budget()
+        return {"answers": [found[place] for place in range(len(shard))], "notes": self._notes}
+
+    def _remember_budget(self) -> None:
+        """An engine that ran out of memory takes fewer tokens at a time from then on; so will the next run."""
+        budget = getattr(self._engine, "budget", None)
+        if self._memory is not None and budget is not None and budget != self._budget:
+            self._memory.remember(budget)
+            self._budget = budget
 
     def _scored(self, shard: Shard) -> Iterator[tuple[int, list[Any]]]:
         for answer in self._engine.run(shard):
