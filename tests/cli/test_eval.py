@@ -180,10 +180,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 append, left = SampleStore.append, [7]
 
 def counted(store, task, sample):
-    append(store, task, sample)
+    place = append(store, task, sample)
     left[0] -= 1
     if left[0] == 0:
         os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    return place
 
 SampleStore.append = counted
 sys.exit(run(sys.argv[2:]))
