@@ -72,7 +72,10 @@ def _has_magic(pattern: str) -> bool:
 
 
 def _matches(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern) if _has_magic(pattern) else pattern in name
+    if not _has_magic(pattern):
+        return pattern in name
+    # Tasks of a plugin are called by the last part of their name, too.
+    return fnmatchcase(name, pattern) or fnmatchcase(name.rpartition("/")[2], pattern)
 
 
 def _row(entry: Any) -> tuple[Any, ...]:

@@ -32,6 +32,8 @@ def test_names_patterns_tags_and_groups(folder: Path, capsys: pytest.CaptureFixt
     assert any(name.endswith("quickstart") for name in found)
     assert found == sorted(found)
     assert listed(capsys, "su", *include) == ["sums"]
+    # A pattern means what `eval` is told: tasks of plugins by the last part of their name.
+    assert "llmasos-evals/quickstart_blimp" in listed(capsys, "quick*", *include)
     assert listed(capsys, "*s", "--groups", *include) == ["maths", "words"]
     assert listed(capsys, "--groups", *include) == ["all_of_it", "maths", "short", "words"]
     assert listed(capsys, "--tag", "words", *include) == ["names"]
