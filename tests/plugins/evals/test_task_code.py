@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from task_files import CHOICE, GENERATION, load, plans, run, saying, write_task
+from task_files import CHOICE, GENERATION, load, nats, plans, run, saying, write_task
 
 from llmasos import Hub
 from llmasos.api import EvaluationError, InputError, LlmasosError, MissingDependency, UsageError
@@ -145,6 +145,31 @@ def test_random_numbers_of_task_code_depend_on_the_document_alone(tmp_path: Path
     assert len({context.split()[0] for context in whole}) == len(whole)
     assert random.getstate() == state, "the numbers of everybody else stay as they were"
     assert whole != [planned.requests[0].context for planned in plans(task, seed=5)]
+
+
+def test_documents_are_scored_as_they_were_asked(tmp_path: Path) -> None:
+    """Code that shuffles with a generator of its own (stock: gpqa, n-shot): lm-evaluation-harness 0.4.13 reads documents
+    again for scoring, so that they are not what the model was asked; of 20 documents 5 were, in a trial."""
+    code(
+        tmp_path,
+        "import random\nrng = random.Random(42)\n"
+        "def rows(dataset):\n"
+        "    def mixed(doc):\n        rng.shuffle(doc['options'])\n        return {'options': doc['options']}\n"
+        "    return dataset.map(mixed)\n"
+        "def results(doc, answers):\n    return {'acc': float(doc['options'][0] == '1')}\n",
+    )
+    rows = [{"question": "?", "options": list("12345"), "right": 0}] * 30
+    task = choice_task(
+        tmp_path,
+        rows=rows,
+        process_docs="!function work.rows",
+        doc_to_text="Order: {{options | join}}",
+        process_results="!function work.results",
+    )
+    for planned in plans(task):
+        asked = str(planned.requests[0].context)
+        answers = [nats(-1, -2, -3, -4, -5)(request) for request in planned.requests]
+        assert task.items(planned, answers) == {("acc", "none"): float(asked.startswith("Order: 1"))}
 
 
 def test_task_code_cannot_change_the_document(tmp_path: Path) -> None:
