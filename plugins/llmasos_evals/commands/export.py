@@ -62,6 +62,7 @@ def command(
     """
     from importlib import import_module
 
+    from llmasos_evals.records.checks import refuse_touched
     from llmasos_evals.records.exporters.source import Source
     from llmasos_evals.records.reading import open_run
     from llmasos_evals.records.replay import request_of, tasks_of
@@ -69,7 +70,7 @@ def command(
     found = open_run(run)
     if found.imported:
         raise UsageError(f"{run} was imported", hint="its own files say more than what was read from them")
-    found.refuse_if_touched()
+    refuse_touched(found)
     request = request_of(
         found.record,
         tasks=tasks_of(found.record),

@@ -79,6 +79,7 @@ def command(
     A rule with @p<ALPHA fails only when the loss is significant at that level; without, the values decide. Exit code 1: a rule is broken.
     Exit code 2: a rule could not be judged, because the score or a comparable baseline is missing.
     """
+    from llmasos_evals.records.checks import refuse_other_values
     from llmasos_evals.records.reading import open_run
     from llmasos_evals.records.store import write_bytes
     from llmasos_evals.statistics.comparison import Settings
@@ -91,6 +92,8 @@ def command(
     for judged in (opened, compared):
         if judged is not None:
             judged.refuse_if_touched()
+            if not judged.imported:
+                refuse_other_values(judged, state.hub)
     begin = time.monotonic()
     with state.output.progress() as progress:
         verdicts = judge(

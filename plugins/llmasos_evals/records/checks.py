@@ -13,6 +13,7 @@ from llmasos.api import HubAPI, InputError, LlmasosError, RunError, Signed, cano
 from llmasos_evals.records.reading import Run
 from llmasos_evals.records.record import record_digest
 from llmasos_evals.records.results import Tally, score_section
+from llmasos_evals.records.samples import read_items
 from llmasos_evals.records.signing import read_signature
 from llmasos_evals.tasks.library import Selection
 from llmasos_evals.tasks.task import Score
@@ -56,10 +57,51 @@ def check_signer(hub: HubAPI, run: Run, demanded: str | None) -> tuple[Signed | 
     return signed, []
 
 
-def check_samples(run: Run) -> list[str]:
+def refuse_touched(run: Run) -> None:
+    """Raise InputError for a run of which record or samples were changed after they were written.
+
+    For those who act on what a record says. Samples that did not come along cannot be looked at.
+    """
+    run.refuse_if_touched()
+    found = check_samples(run, [name for name in run.tasks if run.has_samples(name)])
+    if found:
+        raise InputError(
+            f"the samples in {run.folder} are not those of its record: {found[0]}",
+            hint="compute the run again, or ask whoever gave you the files",
+        )
+
+
+def refuse_other_values(run: Run, hub: HubAPI) -> None:
+    """Raise InputError for a score that its samples do not come to, in a record that was sealed anew after it was changed.
+
+    Scores whose rule only the task's own code knows, and those without samples, cannot be looked at.
+    """
+    from llmasos_evals.statistics.pairing import agrees
+    from llmasos_evals.statistics.signatures import aggregation_for
+
+    for task in run.tasks:
+        if not run.has_samples(task):
+            continue
+        columns: dict[tuple[str, str], list[Any]] = {}
+        for sample in run.samples(task):
+            for key, value in read_items(sample).items():
+                columns.setdefault(key, []).append(value)
+        for score in run.task(task)["scores"]:
+            aggregation = aggregation_for(score["signature"], hub) if score["signature"] else None
+            items = columns.get((score["metric"], score["filter"]), [])
+            if aggregation is not None and (
+                not items or not agrees(float(aggregation.value(items)), score["value"])
+            ):
+                raise InputError(
+                    f"the samples of {task} in {run.folder} do not give the record's {score['metric']}",
+                    hint="the score was changed; `llmasos eval verify` says more",
+                )
+
+
+def check_samples(run: Run, tasks: Sequence[str] | None = None) -> list[str]:
     """Samples that are not those of the record: roots and counts of each task."""
     found = []
-    for name in run.tasks:
+    for name in run.tasks if tasks is None else tasks:
         section = run.task(name)
         try:
             tally = Tally()

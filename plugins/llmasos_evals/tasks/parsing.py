@@ -34,6 +34,8 @@ DEFAULT_METRICS: dict[str, tuple[str, ...]] = {
 #: Names under which task files give the longest answer in tokens, first one wins; 256 when none is given.
 MAX_TOKEN_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 DEFAULT_MAX_TOKENS = 256
+#: Answers to one prompt; the largest number in use is 256.
+MOST_REPEATS = 10_000
 
 #: Fields of the harness that need what this runner does not have, and what that is.
 _UNSUPPORTED = {
@@ -102,7 +104,7 @@ def parse_task(raw: Mapping[str, Any], source: Path) -> TaskConfig:
             if output_type == "generate_until"
             else {}
         ),
-        repeats=reader.count(given, "repeats", least=1) or 1,
+        repeats=_repeats(reader, given),
         filter_list=_filters(given.get("filter_list"), source),
         should_decontaminate=bool(given.get("should_decontaminate")),
         doc_to_decontamination_query=given.get("doc_to_decontamination_query"),
@@ -199,6 +201,13 @@ def generation_settings(given: Mapping[str, Any], fewshot_delimiter: str, source
         "temperature": temperature if sample else 0.0,
         **options,
     }
+
+
+def _repeats(reader: _Reader, given: Mapping[str, Any]) -> int:
+    found = reader.count(given, "repeats", least=1) or 1
+    if found > MOST_REPEATS:
+        raise InputError(f"{reader.source}: `repeats` is {found}, at most {MOST_REPEATS} are asked for")
+    return found
 
 
 def _metrics(value: Any, output_type: str, source: Path) -> tuple[MetricSpec, ...]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stat_runs import digest, write_run
 
 from llmasos import Hub
-from llmasos.api import InputError, UsageError
+from llmasos.api import InputError, UsageError, record_digest
 from llmasos.cli.main import run as command_line
 from llmasos_evals.statistics.distributions import binomial_at_most, normal_below, t_below
 from llmasos_evals.statistics.gate import judge, tango
@@ -352,6 +352,16 @@ def test_a_record_that_was_touched_is_not_judged(tmp_path, capsys, touched):
     captured = capsys.readouterr()
     assert "it was changed after it was written" in captured.err
     assert "passed" not in captured.out
+
+
+def test_a_score_that_was_typed_in_and_sealed_anew_is_not_judged(tmp_path, capsys):
+    runs(tmp_path)
+    path = tmp_path / "new" / "record.json"
+    record = json.loads(path.read_text())
+    record["tasks"][0]["scores"][0]["value"] = 0.95
+    path.write_text(json.dumps(record | {"digest": record_digest(record)}))
+    assert gate(tmp_path, "--rule", "quiz.acc>=0.9") == 2
+    assert "do not give the record's acc" in capsys.readouterr().err
 
 
 def test_json_junit_and_annotations(tmp_path, capsys):
