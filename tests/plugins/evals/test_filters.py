@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import filter_cases
 import pytest
 
 from llmasos.api import EvaluationError
@@ -74,3 +76,12 @@ def test_too_few_answers_and_matches_are_named() -> None:
 def test_a_pipeline_goes_from_left_to_right() -> None:
     spec = FilterSpec("p", (("lowercase", {}), ("regex", {"regex_pattern": "[a-z]+"}), ("take_first", {})))
     assert build_pipeline(spec, Path("t.yaml"))(["  ABC def", "GHI"], {}) == "abc"
+
+
+@pytest.mark.parametrize("name", list(filter_cases.CASES))
+def test_filters_are_those_of_the_harness(name: str) -> None:
+    step_name, options = filter_cases.CASES[name]
+    golden = json.loads((Path(__file__).parent / "filter_goldens.json").read_text(encoding="utf-8"))
+    answers = [*filter_cases.ANSWERS, filter_cases.ANSWERS[0]]
+    made = step(step_name, answers, filter_cases.DOC, **options)
+    assert json.loads(json.dumps(made)) == golden["cases"][name]
