@@ -176,10 +176,10 @@ def select_tasks(request: EvalRequest, hub: HubAPI) -> Selection:
     try:
         return found()
     except UnknownName:
-        # The task may be one of a plugin that the model requires: looking at the model offers to install it. A model that
-        # is not here yet is not fetched for that: a misspelt task should not cost a download.
+        # The task may be one of a plugin that the model requires: looking at the model offers to install it. Only models of
+        # a registry say what they require before they are here; others are not fetched for a task that may be misspelt.
         with suppress(ModelNotFound):
-            hub.resolve_model(request.model, fetch=False)
+            hub.resolve_model(request.model, fetch=request.model.startswith("registry://"))
         return found()
 
 

@@ -178,7 +178,7 @@ def test_weights_that_changed_after_they_were_fetched_are_refused(hub, tmp_path:
     one = hub()
     folder = write_checkpoint(tmp_path / "model", "llama")
     resolved = replace(one.resolve_model(str(folder)), files={"model.safetensors": "0" * 64})
-    monkeypatch.setattr(one, "locate_model", lambda ref: resolved)
+    monkeypatch.setattr(one, "locate_model", lambda ref, **_: resolved)
     with pytest.raises(WeightsError, match="vouches"):
         one.load_model(str(folder))
 

@@ -123,4 +123,4 @@ def test_what_is_missing_is_said(people: Callable[[str], Person], tmp_path: Path
     assert "digest" in ann.refused("eval", "publish", str(run), code=2)
     assert "There is no record" in ann.refused("eval", "fetch", "0" * 64, "--output", "x", code=5)
     assert not (ann.folder / "x").exists()
-    assert "No score of" in ann.refused("eval", "leaderboard", "sums", code=5)
+    assert "No score of" in ann.refused("eval", "leaderboard", "products", code=5)
