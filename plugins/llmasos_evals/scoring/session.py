@@ -101,7 +101,7 @@ class ScoringSession:
             for number in plan.empty:
                 if (document := suite.score(number, (0.0, True))) is not None:
                     yield document
-            yield from self._computed(suite, plan, known, folder, context, progress)
+            yield from self._computed(suite, plan, known, folder, context, origin, progress)
             if cache is not None and cache.trouble:
                 progress.warn(cache.trouble)
         if suite.unanswered() != ([], []):
@@ -116,6 +116,7 @@ class ScoringSession:
         known: _Known,
         folder: Path,
         context: str,
+        origin: Mapping[str, Any],
         progress: Progress,
     ) -> Iterator[Finished]:
         """Have the shards done that documents wait for."""
@@ -140,6 +141,10 @@ class ScoringSession:
             self._request.dtype,
             self._request.allow_pickle,
             {name: facts[name] for name in DECIDING},
+            {
+                "plugins": {plugin["id"]: plugin["digest"] for plugin in self._computing(origin)},
+                "libraries": origin["environment"]["libraries"],
+            },
             self._prepared,
         )
         stage = ScoringStage(source, self._settings.plan, context=context, threads=self.threads)
@@ -167,18 +172,24 @@ class ScoringSession:
                 else:
                     yield from known.scored(plan, shard, answers)
 
+    def _computing(self, origin: Mapping[str, Any]) -> list[Mapping[str, str]]:
+        """The plugins that compute with the model, as a record names them."""
+        facts = self._prepared.facts
+        named = [facts["loader"], facts["architecture"], facts["backend"], facts["tokenizer"]["format"]]
+        owners = {name.partition("/")[0] for name in [*named, *facts["ops"].values()]}
+        return [plugin for plugin in origin["plugins"] if plugin["id"] in owners]
+
     @contextmanager
     def _cache(self, origin: Mapping[str, Any]) -> Iterator[ResponseCache | None]:
         if not self._request.cache:
             yield None
             return
         facts = self._prepared.facts
-        named = [facts["loader"], facts["architecture"], facts["backend"], facts["tokenizer"]["format"]]
-        owners = {name.partition("/")[0] for name in [*named, *facts["ops"].values()]} | {"llmasos-evals"}
+        own = [plugin for plugin in origin["plugins"] if plugin["id"] == "llmasos-evals"]
         context = {
             "model": {name: facts[name] for name in DECIDING},
             "plan": self.plan(),
-            "plugins": [plugin for plugin in origin["plugins"] if plugin["id"] in owners],
+            "plugins": [*self._computing(origin), *own],
             "libraries": origin["environment"]["libraries"],
             "machine": [origin["environment"][name] for name in ("processor", "accelerators")],
         }

@@ -21,13 +21,15 @@ DECIDING = ("files", "tokenizer", "architecture", "backend", "device", "dtype", 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """How a worker comes by the model. ``facts`` are those that the model must have; ``prepared`` stays in its process."""
+    """How a worker comes by the model. ``facts`` are those that the model must have, ``around`` the digests of plugins and the
+    versions of libraries that compute; ``prepared`` stays in its process."""
 
     ref: str
     device: str
     dtype: str
     allow_pickle: bool
     facts: Mapping[str, Any]
+    around: Mapping[str, Mapping[str, str]]
     prepared: PreparedModel | None = None
 
     def load(self, hub: HubAPI) -> LoadedModel:
@@ -37,13 +39,20 @@ class ModelSource:
         loaded = hub.load_model(
             self.ref, device=self.device, dtype=self.dtype, allow_pickle=self.allow_pickle
         )
-        for name, expected in self.facts.items():
-            if loaded.facts[name] != expected:
+        self._check(loaded.facts, self.facts)
+        origin = hub.provenance()
+        plugins = {plugin["id"]: plugin["digest"] for plugin in origin["plugins"]}
+        for kind, found in (("plugins", plugins), ("libraries", origin["environment"]["libraries"])):
+            self._check(found, self.around[kind])
+        return loaded
+
+    def _check(self, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+        for name, value in expected.items():
+            if found.get(name) != value:
                 raise EvaluationError(
-                    f"a worker found another {name} for {self.ref} than the process that began the run",
+                    f"a worker has another {name} for {self.ref} than the process that began the run",
                     hint="all machines need the same files, plugins and libraries",
                 )
-        return loaded
 
 
 class ScoringStage:
