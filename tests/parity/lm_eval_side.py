@@ -3,6 +3,7 @@
 Run by ``lm_eval_parity.py`` with the interpreter that has lm-eval; imports nothing of LLMasOS. One argument: a JSON file with
 model (a Hugging Face folder), folder (task files), tasks, limit, bootstrap, settings (arguments of ``simple_evaluate`` and
 ``max_length``), answers ("model" or "pseudo": by ``pseudo_answers.py``, with the model's tokenizer and no weights), output.
+Or model, rows (lists of ids and how many of the last are scored) and output: their log-likelihoods in float64.
 """
 
 from __future__ import annotations
@@ -41,19 +42,24 @@ class Watched(HFLM):
         super().__init__(*args, **kwargs)
         #: (task, document, request) -> ids given to the model, the last target included.
         self.ids: dict[tuple, list[int]] = {}
-        self._rows: list[list[int]] = []
+        self._rows: list[tuple[list[int], int]] = []
+        #: The same key -> how many of the ids are scored.
+        self.targets: dict[tuple, int] = {}
         self._prompts: dict[str, list[int]] = {}
 
     def loglikelihood(self, requests, disable_tqdm=False):
         self._rows = []
         answers = super().loglikelihood(requests, disable_tqdm=True)
         for request, row in zip(requests, self._rows, strict=True):
-            self.ids[request.task_name, request.doc_id, request.idx] = row
+            key = request.task_name, request.doc_id, request.idx
+            self.ids[key], self.targets[key] = row[0], row[1]
         return answers
 
     def _loglikelihood_tokens(self, requests, disable_tqdm=False, override_bs=None):
         if requests[0][0] is not None:  # a rolling window has no text
-            self._rows = [(context + target)[-(self.max_length + 1) :] for _, context, target in requests]
+            self._rows = [
+                ((context + target)[-(self.max_length + 1) :], len(target)) for _, context, target in requests
+            ]
         return self.scores(requests, override_bs)
 
     def scores(self, requests, override_bs):
@@ -110,6 +116,9 @@ def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     np.seterr(over="ignore")
+    if "rows" in job:
+        Path(job["output"]).write_text(json.dumps(in_float64(job["model"], job["rows"])), encoding="utf-8")
+        return
     settings = dict(job["settings"])
     common = {"device": "cpu", "batch_size": 1, "max_length": settings.pop("max_length")}
     if job["answers"] == "pseudo":
@@ -130,7 +139,10 @@ def main() -> None:
     )
     seconds = time.perf_counter() - started
     report = {
-        "tasks": {name: task_report(name, result, model) for name in result["samples"]},
+        "tasks": {
+            name: task_report(name, result, model, rows=job["answers"] == "model")
+            for name in result["samples"]
+        },
         "groups": {name: split_scores(scores) for name, scores in result.get("groups", {}).items()},
         "versions": {
             "lm_eval": lm_eval.__version__,
@@ -145,6 +157,18 @@ def main() -> None:
     output.with_suffix(".part").rename(output)
 
 
+def in_float64(folder: str, rows: list) -> list[float]:
+    """The log-likelihood of the last ids of each row, by the same weights in float64."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
+    found = []
+    with torch.inference_mode():
+        for ids, count in rows:
+            tokens = torch.tensor([ids])
+            table = model(tokens[:, :-1]).logits[0, -count:].log_softmax(-1)
+            found.append(float(table.gather(1, tokens[0, -count:, None]).sum()))
+    return found
+
+
 def split_scores(scores: dict) -> dict:
     """Values and standard errors; what the harness gives none for is None."""
     names = sorted(key for key in scores if "," in key and "_stderr" not in key)
@@ -155,8 +179,8 @@ def split_scores(scores: dict) -> dict:
     }
 
 
-def task_report(task: str, result: dict, model: Watched) -> dict:
-    """Scores of a task and what each document was asked and answered."""
+def task_report(task: str, result: dict, model: Watched, rows: bool) -> dict:
+    """Scores of a task and what each document was asked and answered; ``rows``: with the ids themselves."""
     scores = split_scores(result["results"][task])
     names = {key.split(",")[0] for key in scores["results"]}
     documents: dict[int, dict] = {}
@@ -170,6 +194,9 @@ def task_report(task: str, result: dict, model: Watched) -> dict:
                 "responses": [answers[0] for answers in sample["resps"]],
                 "metrics": {},
             }
+            if rows:
+                keys = [(task, index, number) for number in range(len(asked))]
+                documents[index]["rows"] = [[model.ids[key], model.targets.get(key, 0)] for key in keys]
         for name in sorted(names & sample.keys()):
             documents[index]["metrics"][f"{name},{sample['filter']}"] = sample[name]
     return scores | {

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from comparison import Comparison as Result
-from comparison import asked, compare, compare_scores, digest
+from comparison import asked, compare, compare_scores, digest, settle
 from pseudo_hub import PseudoHub
 from stock_tasks import CASES, COMPANIONS, PREFIX, TASKS, Case, write_case
 
@@ -127,6 +127,7 @@ def test_log_likelihoods_and_texts_are_those_of_lm_eval(name, golden, hub, stock
     task = PREFIX + name
     found = compare(task, golden["real"][task], made.samples(task), made.task(task)["scores"], exact=False)
     assert found.problems == []
+    assert found.doubts == []
     assert found.documents == found.prompts == found.ids == REAL_DOCUMENTS[name]
     assert found.rows
 
@@ -158,7 +159,6 @@ def test_the_comparison_sees_what_is_different():
     for key, value in (
         ("prompts", "bb"),
         ("ids", ["bb"]),
-        ("responses", [[-1.01, False]]),
         ("responses", [[-1.0, True]]),
         ("responses", [[-1.0, False]] * 2),
         ("metrics", {"acc,none": 0.0}),
@@ -173,5 +173,11 @@ def test_the_comparison_sees_what_is_different():
     assert problems(score={**score, "stderr": None})
     assert compare("t", golden, [], [score], exact=True).problems
     assert compare("t", golden, [sample, sample], [score], exact=True).problems
+    doubtful = {**golden, "documents": [{**document, "responses": [[-1.0003, False]]}]}
+    for nats, right in ((-1.00015, True), (-1.0003, False), (-0.9998, True), (-1.0, True)):
+        found = compare("t", doubtful, [sample], [score], exact=False)
+        assert (len(found.doubts), found.problems) == (1, [])
+        assert settle(found, [nats])
+        assert (found.problems == []) is right, nats
     texts = {**golden, "documents": [{**document, "responses": ["sha256:ff"]}]}
     assert problems(texts, {**sample, "responses": [{**response, "text": "other"}]})
