@@ -56,7 +56,9 @@ def main() -> None:
             ("picks", picks, ["ANSWER: A", "ANSWER: B", "ANSWER: A"]),
         ):
             folder = Path(scratch, name)
-            evaluate(task, model=model(*answers), log_dir=str(folder), display="none", seed=7, temperature=0.0)
+            evaluate(
+                task, model=model(*answers), log_dir=str(folder), display="none", seed=7, temperature=0.0
+            )
             (log,) = folder.glob("*.eval")
             shutil.copyfile(log, DATA / f"inspect_{name}.eval")
 

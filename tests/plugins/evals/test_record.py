@@ -213,16 +213,16 @@ def test_settings_that_decide_no_number_are_not_among_the_settings():
         return settings_section(EvalRequest("m", ("t",), **given))
 
     plain = settings()
-    for given in (
+    for changed in (
         {"workers": 4},
         {"token_budget": 64},
         {"batch_size": 2},
         {"cache": True},
         {"resume": False},
     ):
-        assert settings(**given) == plain
-    for given in ({"seed": 2}, {"stride": 5}, {"samples": {"t": [3, 1, 3]}}, {"gen_kwargs": {"top_k": 1}}):
-        assert settings(**given) != plain
+        assert settings(**changed) == plain
+    for changed in ({"seed": 2}, {"stride": 5}, {"samples": {"t": [3, 1, 3]}}, {"gen_kwargs": {"top_k": 1}}):
+        assert settings(**changed) != plain
     assert settings(samples={"t": [3, 1, 3]})["samples"] == {"t": [1, 3]}
 
 
