@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,9 +45,12 @@ class RayCluster:
 def ray_cluster(*paths: Path) -> Iterator[RayCluster]:
     """A cluster whose workers can import from ``paths``. Whoever uses it needs ``TOKEN`` in RAY_AUTH_TOKEN."""
     search = os.pathsep.join([*map(str, paths), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
+    # Not pytest's folder: the path of a socket has at most 107 characters.
+    folder = tempfile.mkdtemp(dir="/tmp")
     environ = {
         **os.environ,
         "PYTHONPATH": search,
+        "RAY_TMPDIR": folder,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": TOKEN,
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -65,6 +70,7 @@ def ray_cluster(*paths: Path) -> Iterator[RayCluster]:
         assert process.stdin is not None
         process.stdin.close()
         process.wait(timeout=60)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _kill(machine: Any) -> None:

@@ -58,7 +58,7 @@ def test_budget_order_batch_and_shards_change_nothing(
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ways=st.fixed_dictionaries({**WAYS, "workers": st.sampled_from([1, 1, 1, 2, 3])}))
 def test_budget_order_batch_shards_and_workers_change_nothing(
     suite: Path, whole: dict[str, Any], fresh: Iterator[int], ways: dict[str, Any]
@@ -116,7 +116,7 @@ def test_killed_in_the_middle_the_record_is_the_same(
 
 
 @pytest.mark.slow
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     kills=st.lists(st.integers(1, 40), min_size=1, max_size=3),
     ways=st.fixed_dictionaries({**WAYS, "workers": st.sampled_from([1, 1, 2])}),
