@@ -27,6 +27,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
@@ -321,16 +323,23 @@ def _compare_one(entry: Entry, survey: Survey, hub: Hub, side: Any, result: Comp
     say(f"{len(result.equal)} equal, {len(result.different)} different: {name}")
 
 
+class _Includes(yaml.SafeLoader):
+    """Reads a task file for what it includes; functions are text."""
+
+
+_Includes.add_constructor("!function", lambda loader, node: str(loader.construct_scalar(node)))
+
+
 def files_of(config: TaskConfig, hub: Hub, root: Path) -> list[str]:
     """The files of a task below the tasks folder: itself, what it includes, and its code."""
     found, waiting = [], [config.source]
     while waiting:
         path = waiting.pop()
         found.append(path)
-        for line in path.read_text(encoding="utf-8").splitlines():
-            included = re.match(r"include: *['\"]?([^'\"#]+)", line)
-            if included:
-                waiting.append((path.parent / included[1].strip()).resolve())
+        given = yaml.load(path.read_text(encoding="utf-8"), Loader=_Includes)
+        included = given.get("include") or []
+        for name in [included] if isinstance(included, str) else included:
+            waiting.append((path.parent / name).resolve())
     code = build(config, hub, {}).code
     found += [(config.source.parent / name).resolve() for name in code]
     return sorted(path.relative_to(root).as_posix() for path in set(found))
