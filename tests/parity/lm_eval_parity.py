@@ -8,7 +8,7 @@ prompts and scores   every document of every case: prompts and token ids must be
                      both sides with a function of the token ids, and metrics and standard errors must be equal to the last bit
 log-likelihoods      the real weights, dequantised once to a float32 Hugging Face folder that both load, on the first documents
                      of each task: within 1e-4 nats, greedy flags, texts and metrics equal. Where they differ by more, float64
-                     says how far off each side is, and ours may not be more than twice as far off
+                     says how far off each side is: no more than twice what lm-eval's own batch size moves
 
 What is finished under ``--work`` is not computed again. ``--refresh`` writes lm-eval's values on a few documents to
 ``golden.json``, which the test suite compares with.
@@ -117,8 +117,8 @@ class Parity:
                 found.notes = settle(found, self.in_float64(f"{name}-{found.task}", rows))
             yield found
 
-    def in_float64(self, name: str, rows: Sequence[Any]) -> list[float]:
-        """What the same weights say in float64."""
+    def in_float64(self, name: str, rows: Sequence[Any]) -> list[list[float]]:
+        """What the same weights say in float64, and how far lm-eval's float32 is from it over batch sizes."""
         output, job = self.work / f"float64_{name}.json", self.work / f"job_float64_{name}.json"
         given = json.dumps({"model": str(self.model), "rows": rows, "output": str(output)})
         if not output.exists() or not job.exists() or job.read_text(encoding="utf-8") != given:
@@ -243,7 +243,8 @@ def main() -> int:
         nonlocal documents, requests
         found = list(comparisons)
         print(table(title, found), flush=True)
-        problems.extend(f"{title}, {one.task}: {problem}" for one in found for problem in one.problems)
+        where = title.lstrip("\n= ")
+        problems.extend(f"{where}, {one.task}: {problem}" for one in found for problem in one.problems)
         documents += sum(one.documents for one in found)
         requests += sum(one.requests for one in found)
 

@@ -3,7 +3,7 @@
 Run by ``lm_eval_parity.py`` with the interpreter that has lm-eval; imports nothing of LLMasOS. One argument: a JSON file with
 model (a Hugging Face folder), folder (task files), tasks, limit, bootstrap, settings (arguments of ``simple_evaluate`` and
 ``max_length``), answers ("model" or "pseudo": by ``pseudo_answers.py``, with the model's tokenizer and no weights), output.
-Or model, rows (lists of ids and how many of the last are scored) and output: their log-likelihoods in float64.
+Or model, rows (lists of ids and how many of the last are scored) and output: what float64 says of them.
 """
 
 from __future__ import annotations
@@ -157,15 +157,28 @@ def main() -> None:
     output.with_suffix(".part").rename(output)
 
 
-def in_float64(folder: str, rows: list) -> list[float]:
-    """The log-likelihood of the last ids of each row, by the same weights in float64."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
+def in_float64(folder: str, rows: list) -> list[list[float]]:
+    """[log-likelihood of the last ids of a row by the same weights in float64, how far float32 is from it at worst].
+
+    Float32 in the batches the harness would make of it with other batch sizes: several rows, padded on the right.
+    """
+    models = [
+        transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+        for dtype in (torch.float64, torch.float32)
+    ]
+
+    def nats(model, ids, count, batch, padding):
+        tokens = torch.tensor([ids])
+        inputs = torch.nn.functional.pad(tokens[:, :-1], (0, padding)).expand(batch, -1)
+        table = model(inputs).logits[0, len(ids) - 1 - count : len(ids) - 1].double().log_softmax(-1)
+        return float(table.gather(1, tokens[0, -count:, None]).sum())
+
     found = []
     with torch.inference_mode():
         for ids, count in rows:
-            tokens = torch.tensor([ids])
-            table = model(tokens[:, :-1]).logits[0, -count:].log_softmax(-1)
-            found.append(float(table.gather(1, tokens[0, -count:, None]).sum()))
+            exact = nats(models[0], ids, count, 1, 0)
+            shapes = [(1, 0), *((batch, padding) for batch in (2, 4, 8, 16) for padding in (0, 3, 12, 40))]
+            found.append([exact, max(abs(nats(models[1], ids, count, *shape) - exact) for shape in shapes)])
     return found
 
 

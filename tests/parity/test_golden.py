@@ -174,10 +174,10 @@ def test_the_comparison_sees_what_is_different():
     assert compare("t", golden, [], [score], exact=True).problems
     assert compare("t", golden, [sample, sample], [score], exact=True).problems
     doubtful = {**golden, "documents": [{**document, "responses": [[-1.0003, False]]}]}
-    for nats, right in ((-1.00015, True), (-1.0003, False), (-0.9998, True), (-1.0, True)):
+    for nats, noise, right in ((-1.0, 0.0, True), (-1.0003, 1e-4, False), (-1.0003, 1.6e-4, True)):
         found = compare("t", doubtful, [sample], [score], exact=False)
         assert (len(found.doubts), found.problems) == (1, [])
-        assert settle(found, [nats])
+        assert settle(found, [[nats, noise]])
         assert (found.problems == []) is right, nats
     texts = {**golden, "documents": [{**document, "responses": ["sha256:ff"]}]}
     assert problems(texts, {**sample, "responses": [{**response, "text": "other"}]})
