@@ -1,6 +1,6 @@
 """What scoring costs inside the model: the tree engine and transformers, on the same token ids.
 
-    python benchmarks/eval_passes.py [--model smollm2|gpt2] [--threads 1] [--repeats 3] [--budgets 256,512,1024,2048] [--json]
+    python benchmarks/eval_passes.py [--model smollm2|gpt2] [--threads 1] [--repeats 3] [--budgets 512,1024,2048] [--json]
 
 Random models of the shape of SmolLM2-135M and GPT-2-124M answer made-up requests with the structure of real tasks: choices
 without examples, letters after five shared examples, choices after examples of each document's own, windows over long texts.
@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--model", choices=sorted(MODELS), default="smollm2")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--budgets", default="256,512,1024,2048")
+    parser.add_argument("--budgets", default="512,1024,2048")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -23,7 +23,7 @@ Mode = Literal["tree", "reference"]
 #: Changes whenever the same shard would be computed in another order of operations.
 VERSION = 1
 #: Tokens in one forward pass on the CPU: what a layer computes then stays in the caches. Measured: docs/explanation/scoring.md
-TOKEN_BUDGET = 512
+TOKEN_BUDGET = 1024
 #: Tokens in one forward pass on an accelerator, which wants many at a time.
 ACCELERATOR_BUDGET = 8192
 #: Tokens of a pass with ``--batch-invariant``, where the size may not be chosen.
