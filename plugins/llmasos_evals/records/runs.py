@@ -150,16 +150,17 @@ def task_section(run: TaskRun, request: EvalRequest) -> dict[str, Any]:
     generation = None
     if run.generates and run.planned[0].requests:
         generation = generation_plan(run.planned[0].requests[0].options, where=f"task {task.name}").as_json()
+    shots = task.shots(request.num_fewshot, request.compat)
     return {
         "name": task.name,
         "alias": task.alias,
         "version": task.version,
         "output_type": task.output_type,
-        "num_fewshot": task.shots(request.num_fewshot, request.compat),
+        "num_fewshot": shots,
         "documents": task.size(),
         "digest": task.digest,
-        "data_digest": task.data_digest,
-        "data": dict(task.data_origin),
+        "data_digest": task.data_digest(shots),
+        "data": dict(task.data_origin(shots)),
         "code": dict(task.code),
         "attribution": task.attribution or "",
         "generation": generation,

@@ -63,7 +63,7 @@ def mismatches(a: RunLike, b: RunLike, task: str) -> list[Mismatch]:
     ):
         values = [section.get(name) for section in (left, right)]
         if values[0] != values[1]:
-            found.append(_mismatch(kind, text, *values))
+            found.append(_mismatch(kind, text + _older(left, right, kind), *values))
         elif values[0] is None and kind in REFUSED:
             # A run of another harness may not say what it ran; that two do not say it makes them no more alike.
             found.append(Mismatch(kind, f"{text} is not recorded"))
@@ -93,6 +93,16 @@ def signatures(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Mismatch]:
 
 def _mismatch(kind: Any, text: str, left: Any, right: Any) -> Mismatch:
     return Mismatch(kind, f"{text} differs: {_short(left)} and {_short(right)}")
+
+
+def _older(left: Mapping[str, Any], right: Mapping[str, Any], kind: Kind) -> str:
+    """Why two digests may differ though the scored rows are the same: the first records had the pool in it without examples too."""
+    if kind != "data" or left.get("num_fewshot") or right.get("num_fewshot"):
+        return ""
+    pools = [(section.get("data") or {}).get("fewshot_split") is not None for section in (left, right)]
+    if pools[0] == pools[1]:
+        return ""
+    return " or, in a record of an older llmasos, the few-shot pool that nothing was drawn from (`eval rescore` brings it up to date)"
 
 
 def _short(value: Any) -> str:

@@ -86,6 +86,7 @@ class Documents:
             else MadeData(config, rules.custom_dataset)
         )
         self._processed: dict[tuple[str, bool], Rows] = {}
+        self._digests: dict[bool, str] = {}
         #: Splits that data of the user's choice does not have, known once the data was asked for.
         self.absent: tuple[str, ...] = ()
 
@@ -155,21 +156,21 @@ class Documents:
     def _same_process(self) -> bool:
         return self.config.fewshot.process_docs == self.config.process_docs
 
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 over the canonical rows of the scored split and of the few-shot pool, as they lie in the files."""
-        parts: dict[str, Any] = {"eval": self._data.split(self.config.eval_split)}
-        split, samples = self._pool_source()
-        if samples is not None:
-            parts["fewshot"] = samples
-        elif split is not None and self._data.has(split):
-            parts["fewshot"] = self._data.split(split)
-        return digest_rows(parts)
+    def digest(self, *, pool: bool) -> str:
+        """SHA-256 over the canonical rows of the scored split, and of the few-shot pool, as they lie in the files."""
+        if pool not in self._digests:
+            parts: dict[str, Any] = {"eval": self._data.split(self.config.eval_split)}
+            split, samples = self._pool_source() if pool else (None, None)
+            if samples is not None:
+                parts["fewshot"] = samples
+            elif split is not None and self._data.has(split):
+                parts["fewshot"] = self._data.split(split)
+            self._digests[pool] = digest_rows(parts)
+        return self._digests[pool]
 
-    @property
-    def origin(self) -> Mapping[str, str | None]:
-        """Where the rows come from, for the record: kind, name, config, revision and the two splits."""
-        split, _ = self._pool_source()
+    def origin(self, *, pool: bool) -> Mapping[str, str | None]:
+        """Where the rows come from, for the record: kind, name, config, revision and the splits that are used."""
+        split = self._pool_source()[0] if pool else None
         return {
             "kind": "files",
             "name": None,

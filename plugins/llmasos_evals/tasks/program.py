@@ -6,7 +6,6 @@ The package's plugin makes the requests and counts the answers (contract ``TaskP
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +50,7 @@ class ProgramTask(Task):
         self.notes: tuple[str, ...] = ()
         self.code = dict(program.code)
         self._code = _ProgramCode(program.name, allowed=True, base=source.parent)
+        self._data_digests: dict[bool, str] = {}
         #: The program filters answers itself.
         self._pipelines = []
         given = {key: value for key, value in overrides.items() if key != "task_alias"}
@@ -62,14 +62,16 @@ class ProgramTask(Task):
     def size(self) -> int:
         return len(self.program.documents())
 
-    @cached_property
-    def data_digest(self) -> str:  # type: ignore[override]
-        parts = {"eval": self.program.documents(), "fewshot": self.program.pool()}
-        return digest_rows({name: map(plain, rows) for name, rows in parts.items()})
+    def data_digest(self, shots: int) -> str:
+        if bool(shots) not in self._data_digests:
+            parts = {"eval": self.program.documents(), **({"fewshot": self.program.pool()} if shots else {})}
+            self._data_digests[bool(shots)] = digest_rows(
+                {name: map(plain, rows) for name, rows in parts.items()}
+            )
+        return self._data_digests[bool(shots)]
 
-    @property
-    def data_origin(self) -> Mapping[str, str | None]:
-        return self.program.origin
+    def data_origin(self, shots: int) -> Mapping[str, str | None]:
+        return {**self.program.origin, **({} if shots else {"fewshot_split": None})}
 
     def plan(
         self,

@@ -126,15 +126,16 @@ class Task:
         """The metrics of the task by name, as this task uses them."""
         return self._measures
 
-    @property
-    def data_digest(self) -> str:
-        """SHA-256 over the canonical rows of the scored split and of the few-shot pool, as they lie in the files."""
-        return self._documents.digest
+    def data_digest(self, shots: int) -> str:
+        """SHA-256 over the canonical rows that prompts with so many examples are made of, as they lie in the files.
 
-    @property
-    def data_origin(self) -> Mapping[str, str | None]:
-        """Where the documents come from: kind, name, config, revision, split, fewshot_split."""
-        return self._documents.origin
+        The scored split, and with examples the pool they are drawn from; without any the pool is not even fetched.
+        """
+        return self._documents.digest(pool=shots > 0)
+
+    def data_origin(self, shots: int) -> Mapping[str, str | None]:
+        """Where the documents come from: kind, name, config, revision, split, and with examples fewshot_split."""
+        return self._documents.origin(pool=shots > 0)
 
     def cluster_column(self, asked: str | None = None) -> str | None:
         """The column whose equal values make documents a cluster: as asked for, else as the task's metadata say."""

@@ -123,6 +123,13 @@ def test_other_tasks_and_data_are_refused(tmp_path, change, text):
     assert text in allowed.remarks[0]
 
 
+def test_a_pool_in_the_digest_of_an_older_record_is_named(tmp_path):
+    a, b = both(tmp_path, second={"data_digest": digest("other"), "num_fewshot": 0}, num_fewshot=0)
+    a.record["tasks"][0]["data"]["fewshot_split"] = "train"
+    b.record["tasks"][0]["data"]["fewshot_split"] = None
+    assert "the few-shot pool that nothing was drawn from" in compared(a, b).skipped[0][1]
+
+
 def test_another_definition_of_the_metric_is_refused(tmp_path, monkeypatch):
     a, _ = both(tmp_path)
     monkeypatch.setitem(METRICS, "acc", ("acc|norm:none|tie:first|agg:mean|v:2", True, [0.0, 1.0]))

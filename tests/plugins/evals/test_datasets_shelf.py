@@ -61,7 +61,7 @@ def test_a_stock_task_reads_what_was_added_under_its_name(tmp_path: Path, rows: 
     planned = plans(task, shots=2)
     assert [document.doc["question"] for document in planned] == [row["question"] for row in QUESTIONS]
     assert task.notes == ("its data has no split validation, train; the task does without",)
-    origin = task.data_origin
+    origin = task.data_origin(2)
     assert (origin["kind"], origin["name"], origin["config"]) == ("shelf", "org/sums", "Easy")
     assert (origin["split"], origin["fewshot_split"]) == ("test", "test")
 
@@ -71,6 +71,18 @@ def test_splits_that_are_there_are_used(tmp_path: Path, rows: Path) -> None:
     add("org/sums", "--config", "Easy", "--split", f"test={rows}", "--split", f"validation={pool}")
     planned = plans(stock(tmp_path), limit=1, shots=1)
     assert planned[0].requests[0].context.startswith("P x")
+
+
+def test_the_same_test_set_has_one_digest_whatever_else_there_is(tmp_path: Path, rows: Path) -> None:
+    alone = ["org/sums", "--config", "Easy", "--split", f"test={rows}"]
+    add(*alone)
+    task = stock(tmp_path)
+    without = [task.data_digest(shots) for shots in (0, 2)]
+    pool = write_rows(tmp_path / "pool.jsonl", [{"question": "P", "options": ["x", "y"], "right": 0}] * 3)
+    add(*alone, "--split", f"validation={pool}")
+    whole = stock(tmp_path)
+    assert whole.data_digest(0) == without[0]
+    assert whole.data_digest(2) != without[1]
 
 
 def test_the_validation_split_stands_in_for_a_test_split(tmp_path: Path, rows: Path) -> None:
@@ -99,7 +111,7 @@ def test_what_was_changed_is_refused_and_found(
 ) -> None:
     add("org/sums", "--config", "Easy", "--split", f"test={rows}")
     whole = rows.read_bytes()
-    digest = stock(tmp_path).data_digest
+    digest = stock(tmp_path).data_digest(0)
     assert run(["data", "verify", "-q"]) == ExitCode.OK
     rows.write_bytes(whole.replace(b"1 + 1", b"1 + 2"))
     with pytest.raises(
@@ -116,7 +128,7 @@ def test_what_was_changed_is_refused_and_found(
     assert run(["data", "verify", "-q"]) == ExitCode.RUN_FAILED
     rows.write_bytes(whole)
     assert run(["data", "verify", "-q"]) == ExitCode.OK
-    assert stock(tmp_path).data_digest == digest
+    assert stock(tmp_path).data_digest(0) == digest
 
 
 def test_copies_do_not_need_the_files(tmp_path: Path, rows: Path, data_dir: Path) -> None:

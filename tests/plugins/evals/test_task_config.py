@@ -238,25 +238,41 @@ def test_digest_ignores_what_cannot_change_a_number(tmp_path: Path) -> None:
             tmp_path / "other", **CHOICE, task_alias="Sums", tag="x", target_delimiter=" ", num_fewshot=None
         )
     )
-    assert (moved.digest, moved.data_digest) == (first.digest, first.data_digest)
+    assert (moved.digest, moved.data_digest(0)) == (first.digest, first.data_digest(0))
     changed = load(write_task(tmp_path, **{**CHOICE, "doc_to_text": "{{question}} "}))
     assert changed.digest != first.digest
-    assert changed.data_digest == first.data_digest
+    assert changed.data_digest(0) == first.data_digest(0)
     version = load(write_task(tmp_path, **CHOICE, metadata={"version": 2}))
     assert version.digest != first.digest
     assert version.version == "2"
 
 
-def test_data_digest_follows_scored_and_few_shot_rows(tmp_path: Path) -> None:
+def test_data_digest_follows_scored_rows_and_the_pool_that_is_used(tmp_path: Path) -> None:
     write_rows(tmp_path / "pool.jsonl", [{"question": "p", "options": ["x", "y"], "right": 0}])
     fields = {
         **CHOICE,
         "fewshot_split": "train",
         "dataset_kwargs": {"data_files": {"test": "sums.jsonl", "train": "pool.jsonl"}},
     }
-    before = load(write_task(tmp_path, **fields)).data_digest
+    before = load(write_task(tmp_path, **fields))
+    assert before.data_digest(1) == before.data_digest(5) != before.data_digest(0)
     write_rows(tmp_path / "pool.jsonl", [{"question": "p", "options": ["x", "y"], "right": 1}])
-    assert load(write_task(tmp_path, **fields)).data_digest != before
+    after = load(write_task(tmp_path, **fields))
+    assert after.data_digest(1) != before.data_digest(1)
+    assert after.data_digest(0) == before.data_digest(0)
+    assert (after.data_origin(1)["fewshot_split"], after.data_origin(0)["fewshot_split"]) == ("train", None)
+    other = write_task(tmp_path, rows=[{"question": "p", "options": ["x", "y"], "right": 1}], **fields)
+    assert load(other).data_digest(0) != before.data_digest(0)
+
+
+def test_without_examples_the_pool_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "pool.jsonl").write_text("this cannot be read")
+    files = {"test": "sums.jsonl", "train": "pool.jsonl"}
+    task = load(write_task(tmp_path, **CHOICE, fewshot_split="train", dataset_kwargs={"data_files": files}))
+    assert plans(task, limit=1)[0].requests[0].context
+    assert len(task.data_digest(0)) == 64
+    with pytest.raises(InputError, match=r"pool\.jsonl.*line 1: not valid JSON"):
+        task.data_digest(1)
 
 
 # ---- task code ------------------------------------------------------------------------------------------------------

@@ -10,12 +10,15 @@ import shutil
 import pytest
 from verified_run import forge, reseal, right_answer_wins, write_world
 
+from llmasos import Hub
 from llmasos.api import canonical_digest
 from llmasos.cli.main import run as llmasos
+from llmasos_evals.evaluator import select_tasks
 from llmasos_evals.records.attestation import Attestation, json_schema
 from llmasos_evals.records.comparison import Comparison
 from llmasos_evals.records.drawing import detection, draw
 from llmasos_evals.records.reading import open_run
+from llmasos_evals.records.replay import request_of
 from llmasos_evals.records.tolerance import tolerance_of
 from llmasos_registry.signatures.keys import generate, keyid
 
@@ -257,6 +260,20 @@ def test_a_record_that_was_touched_is_refused(world, tmp_path, capsys, keys, val
     assert (code, found) == (2, {}), err
     assert said in err
     assert not list((tmp_path / "run").glob("attestation-*"))
+
+
+def test_a_record_whose_data_digest_is_over_an_unused_pool_holds(world, tmp_path, capsys):
+    """The first records were written so."""
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    with Hub() as hub:
+        selection = select_tasks(request_of(record, include=(world / "tasks",)), hub)
+    (task,) = (task for task in selection.tasks if task.name == "colours")
+    assert record["tasks"][0]["data_digest"] == task.data_digest(0)
+    record["tasks"][0]["data_digest"] = task.data_digest(1)
+    record["tasks"][0]["data"]["fewshot_split"] = "test"
+    reseal(tmp_path / "run", record)
+    code, found, err = verify(world, tmp_path / "run", "--sample", "2", "--no-attestation", capsys=capsys)
+    assert (code, found["verdict"]) == (0, "confirmed"), err
 
 
 def test_a_digest_that_does_not_fit_is_refused(world, tmp_path, capsys):

@@ -15,6 +15,7 @@ from typing import Any
 
 from llmasos.api import EvalRequest, HubAPI, LlmasosError, Progress
 from llmasos_evals.evaluator import plan_tasks, select_tasks
+from llmasos_evals.records.checks import data_digest
 from llmasos_evals.records.reading import Run
 from llmasos_evals.records.replay import only_these
 from llmasos_evals.tasks.task import PlannedDocument, Task
@@ -47,8 +48,8 @@ class Source:
             name: task
             for name, task in found.items()
             if name in self.run.tasks
-            and (task.digest, task.data_digest)
-            == (self.run.task(name)["digest"], self.run.task(name)["data_digest"])
+            and task.digest == self.run.task(name)["digest"]
+            and data_digest(task, self.run.task(name)) == self.run.task(name)["data_digest"]
         }
         absent = [name for name in self.run.tasks if name not in same]
         if absent:
