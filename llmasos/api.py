@@ -79,6 +79,7 @@ from llmasos.contracts.model import (
 from llmasos.contracts.options import read_options
 from llmasos.contracts.runtime import (
     OP_NAMES,
+    WEIGHT_OPS,
     AttentionLayout,
     Backend,
     BackendDef,
@@ -86,6 +87,8 @@ from llmasos.contracts.runtime import (
     KernelOp,
     OpName,
     Ops,
+    PackedWeight,
+    PackingBackend,
 )
 from llmasos.contracts.signing import Signed, Signer, SignerDef
 from llmasos.contracts.stage import Report, Stage, StageResult, Worker
@@ -136,6 +139,7 @@ _F = _TypeVar("_F", bound=_Callable[..., _Any])
 __all__ = [
     "API_VERSION",
     "OP_NAMES",
+    "WEIGHT_OPS",
     "AmbiguousName",
     "Architecture",
     "ArchitectureSummary",
@@ -194,6 +198,8 @@ __all__ = [
     "Outcome",
     "OutputType",
     "PackedBatch",
+    "PackedWeight",
+    "PackingBackend",
     "PathCache",
     "PluginCallError",
     "PluginError",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from llmasos.contracts.base import Contribution
 
@@ -39,6 +39,22 @@ OP_NAMES: tuple[OpName, ...] = (
     "gated_activation",
     "token_logprobs",
 )
+
+#: The ops that read matrices of weights, and take what ``pack`` of their back end returned as well as plain tensors.
+WEIGHT_OPS: tuple[OpName, ...] = ("embedding", "linear", "token_logprobs")
+
+
+@runtime_checkable
+class PackedWeight(Protocol):
+    """A matrix of weights [O, I] laid out as one back end wants it; only that back end's ops can read it."""
+
+    #: O and I.
+    outputs: int
+    inputs: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes it holds in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +87,13 @@ class Ops(Protocol):
     #: op name -> full name of the provider, for ``--explain`` and the record.
     providers: Mapping[str, str]
 
-    def embedding(self, ids: Tensor, weight: Tensor) -> Tensor:
+    def pack(self, weight: Tensor, lookup: bool) -> Tensor | PackedWeight:
+        """A matrix [O, I] as ``WEIGHT_OPS`` read it fastest; called once for each, when a model is loaded.
+
+        ``lookup``: rows of it are looked up, too (``embedding``). The result may share memory with ``weight``.
+        """
+
+    def embedding(self, ids: Tensor, weight: Tensor | PackedWeight) -> Tensor:
         """ids [N] int64, weight [V, O] -> [N, O]."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -80,7 +102,7 @@ class Ops(Protocol):
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
         """x [N, I] normalised over I, times weight [I] plus bias [I] (Ba et al. 2016)."""
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def linear(self, x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None) -> Tensor:
         """x [N, I] @ weight [O, I]ᵀ + bias [O] -> [N, O]."""
 
     def rotary(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -100,7 +122,12 @@ class Ops(Protocol):
         """activation(gate) * up, both [N, O] (Shazeer 2020)."""
 
     def token_logprobs(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, rows: Tensor | None = None
+        self,
+        x: Tensor,
+        weight: Tensor | PackedWeight,
+        bias: Tensor | None,
+        targets: Tensor,
+        rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """log softmax(x weightᵀ + bias)[targets] in fp32, and the arg-max: x [M, I], weight [V, I], targets [M] -> [M], [M].
 
@@ -124,6 +151,17 @@ class Backend(Protocol):
 
     def dtypes(self, device: str) -> tuple[str, ...]:
         """Element types it computes in on that device, best first."""
+
+
+@runtime_checkable
+class PackingBackend(Backend, Protocol):
+    """A back end whose ops read weights from a layout of their own.
+
+    ``pack`` is used when the back end provides all of ``WEIGHT_OPS`` and each agrees with the reference on packed weights.
+    """
+
+    def pack(self, weight: Tensor, lookup: bool) -> Tensor | PackedWeight:
+        """As in ``Ops``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

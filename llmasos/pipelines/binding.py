@@ -6,11 +6,23 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from llmasos.contracts.model import DTypeName
-from llmasos.contracts.runtime import OP_NAMES, Backend, BackendDef, BackendRequest, KernelOp, OpCallable
+from llmasos.contracts.runtime import (
+    OP_NAMES,
+    WEIGHT_OPS,
+    Backend,
+    BackendDef,
+    BackendRequest,
+    KernelOp,
+    OpCallable,
+    PackedWeight,
+    PackingBackend,
+)
 from llmasos.errors import DeviceUnavailable, UsageError
 from llmasos.pipelines.offers import ambiguous, asked, offers, usable
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from llmasos.kernel.hub import KernelHub
 
 #: Names a user may give for a precision, and the element type each stands for.
@@ -38,13 +50,22 @@ class BoundOps:
     """The ops of one model, an attribute each; ``providers`` says where each came from (``--explain``, the record)."""
 
     def __init__(
-        self, ops: Mapping[str, OpCallable], providers: Mapping[str, str], refused: Mapping[str, str]
+        self,
+        ops: Mapping[str, OpCallable],
+        providers: Mapping[str, str],
+        refused: Mapping[str, str],
+        packer: PackingBackend | None = None,
     ) -> None:
         self.providers = dict(providers)
+        self._packer = packer
         #: full name -> why an op was not used.
         self.refused = dict(refused)
         for name, call in ops.items():
             setattr(self, name, call)
+
+    def pack(self, weight: Tensor, lookup: bool) -> Tensor | PackedWeight:
+        """``weight`` as the bound ops read it fastest."""
+        return weight if self._packer is None else self._packer.pack(weight, lookup)
 
 
 def choose_backend(hub: KernelHub, device: str, dtype: DTypeName) -> tuple[str, str]:
@@ -106,7 +127,43 @@ def bind_ops(hub: KernelHub, backend: str, device: str, dtype: DTypeName) -> Bou
             )
         ops[op] = cast(OpCallable, hub.get("kernel_op", entry[1]))
         providers[op] = entry[1]
-    return BoundOps(ops, providers, refused)
+    packer = _packer(hub, backend)
+    if packer is not None:
+        reason = _packing_refusal(hub, packer, offered, providers, device, dtype)
+        if reason is not None:
+            packer = None
+            refused[f"{backend}.pack"] = reason
+    return BoundOps(ops, providers, refused, packer)
+
+
+def _packer(hub: KernelHub, backend: str) -> PackingBackend | None:
+    """The back end, if it has a layout of its own for weights."""
+    factory = usable(hub, "backend", backend)
+    found = None if factory is None else asked(hub, "backend", backend, factory)
+    return found if isinstance(found, PackingBackend) else None
+
+
+def _packing_refusal(
+    hub: KernelHub,
+    packer: PackingBackend,
+    offered: Mapping[tuple[str, str], tuple[KernelOp, str]],
+    providers: Mapping[str, str],
+    device: str,
+    dtype: DTypeName,
+) -> str | None:
+    """Why weights stay as they are, or None: an op that cannot read packed ones, or reads them wrongly."""
+    from llmasos.pipelines.opcheck import largest_difference, packed
+
+    for op in WEIGHT_OPS:
+        reference = offered[REFERENCE, op][1]
+        definition = next((d for d, name in offered.values() if name == providers[op]), None)
+        if definition is None or providers[op] == reference:
+            return f"{op} is not its own"
+        call = packed(op, cast(OpCallable, hub.get("kernel_op", providers[op])), packer.pack)
+        difference = largest_difference(op, call, hub.get("kernel_op", reference), device=device, dtype=dtype)
+        if difference > definition.tolerance:
+            return f"{op} on packed weights differs from the reference by {difference:.3g} (allowed {definition.tolerance:.3g})"
+    return None
 
 
 def _refusal(

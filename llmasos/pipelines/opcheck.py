@@ -52,6 +52,20 @@ def largest_difference(
     return worst
 
 
+#: Which argument of an op is the matrix of weights.
+_WEIGHT = {"embedding": 1, "linear": 1, "token_logprobs": 1}
+
+
+def packed(op: OpName, call: OpCallable, pack: Callable[[Tensor, bool], Any]) -> OpCallable:
+    """One of ``WEIGHT_OPS`` that gets its weights packed, for ``largest_difference``."""
+
+    def on_packed(*arguments: Any) -> Any:
+        weight = pack(arguments[_WEIGHT[op]], op == "embedding")
+        return call(*arguments[: _WEIGHT[op]], weight, *arguments[_WEIGHT[op] + 1 :])
+
+    return on_packed
+
+
 def sample_inputs(
     op: OpName, *, device: str, dtype: DTypeName, strided: bool = False
 ) -> Iterator[tuple[Any, ...]]:

@@ -78,7 +78,7 @@ class FamilyArchitecture:
     def build(self, checkpoint: Checkpoint, ops: Ops, *, dtype: DTypeName, device: str) -> Decoder | Encoder:
         """Load the weights into a model that computes with ``ops`` in ``dtype`` on ``device``.
 
-        One stored tensor is read at a time and copied, so the checkpoint may be closed afterwards and no second copy of
+        Matrices are laid out as the back end reads them fastest (``ops.pack``). One stored tensor is read at a time and copied, so the checkpoint may be closed afterwards and no second copy of
         the model is ever held. Raises WeightsError when the checkpoint does not fit, UsageError for float16 on the CPU.
         """
         if dtype not in _DTYPES:
@@ -93,7 +93,7 @@ class FamilyArchitecture:
         for stored, uses in plan.uses.items():
             tensor = self._read(checkpoint, stored)
             for use in uses:
-                _fill(model, use, tensor, dtype=_DTYPES[dtype], device=device)
+                _fill(model, use, tensor, ops, dtype=_DTYPES[dtype], device=device)
             for first, other in plan.repeats:
                 if first == stored and not torch.equal(
                     tensor, self._read(checkpoint, other).to(tensor.dtype)
@@ -240,13 +240,27 @@ def _stored_shape(shape: tuple[int, ...], source: Source) -> tuple[int, ...]:
     return whole[::-1] if source.transposed else whole
 
 
-def _fill(model: nn.Module, use: _Use, tensor: Tensor, *, dtype: torch.dtype, device: str) -> None:
-    """Copy a piece of ``tensor`` into a parameter of its own."""
+#: Parameters that ``WEIGHT_OPS`` read: projections, and what is looked up or multiplied with as the vocabulary's head.
+_MATRICES = frozenset(("weight", "tokens", "head", "decoder"))
+
+
+def _fill(
+    model: Decoder | Encoder, use: _Use, tensor: Tensor, ops: Ops, *, dtype: torch.dtype, device: str
+) -> None:
+    """Copy a piece of ``tensor`` into a parameter of its own, in the layout of the back end."""
     path, _, leaf = use.parameter.rpartition(".")
     index, pieces = use.source.part
     piece = (tensor.t() if use.source.transposed else tensor).chunk(pieces, dim=0)[index]
+    module = model.get_submodule(path)
+    # A table that is only looked up is read a row at a time: nothing is gained by another layout.
+    if piece.dim() == 2 and leaf in _MATRICES and (leaf != "tokens" or model.spec.tied):
+        packed = ops.pack(piece.to(device=device, dtype=dtype), leaf == "tokens")
+        if not isinstance(packed, Tensor):
+            delattr(module, leaf)
+            setattr(module, leaf, packed)
+            return
     values = torch.empty(piece.shape, dtype=dtype, device=device).copy_(piece)
-    setattr(model.get_submodule(path), leaf, nn.Parameter(values, requires_grad=False))
+    setattr(module, leaf, nn.Parameter(values, requires_grad=False))
 
 
 class LlamaArchitecture(FamilyArchitecture):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from llmasos.api import AttentionLayout, Ops
+from llmasos.api import AttentionLayout, Ops, PackedWeight
 from llmasos_transformer.cache import SlabCache
 from llmasos_transformer.path import SlabPath
 from llmasos_transformer.spec import StackSpec
@@ -37,7 +37,7 @@ class Linear(nn.Module):
     def __init__(self, ops: Ops, inputs: int, outputs: int, *, bias: bool) -> None:
         super().__init__()
         self.ops = ops
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.weight: nn.Parameter | PackedWeight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ class Embeddings(nn.Module):
     def __init__(self, ops: Ops, spec: StackSpec) -> None:
         super().__init__()
         self.ops = ops
-        self.tokens = nn.Parameter(torch.empty(spec.vocab_size, spec.width))
+        self.tokens: nn.Parameter | PackedWeight = nn.Parameter(torch.empty(spec.vocab_size, spec.width))
         learned = spec.rope is None
         self.positions = nn.Parameter(torch.empty(spec.max_length, spec.width)) if learned else None
         self.types = nn.Parameter(torch.empty(spec.types, spec.width)) if spec.types else None

@@ -5,7 +5,7 @@ Shapes: N packed tokens, M chosen rows, B sequences, T padded length, D model wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +19,7 @@ from llmasos.api import (
     KVCache,
     Ops,
     PackedBatch,
+    PackedWeight,
     PathCache,
     UsageError,
     WeightsError,
@@ -53,6 +54,8 @@ class Stack(nn.Module):
         self.config = config
         self.dtype: DTypeName = dtype
         self.device = device
+        #: What weights, keys and values are made of.
+        self.element: torch.dtype = getattr(torch, dtype)
         self.vocab_size = spec.vocab_size
         self.max_length = spec.max_length
         self.embeddings = Embeddings(ops, spec)
@@ -71,7 +74,7 @@ class Stack(nn.Module):
         counts = [end - start for start, end in pairwise(batch.starts)]
         slabs = self._check(batch, cache, counts)
         if batch.tokens.shape[0] == 0:
-            return self.embeddings.tokens.new_zeros(0, self.spec.width)
+            return torch.zeros(0, self.spec.width, dtype=self.element, device=self.device)
         cos = sin = rows = None
         if self.frequencies is not None:
             angles = batch.positions.to(torch.float32)[:, None] * self.frequencies  # [N, R/2]
@@ -153,7 +156,13 @@ class Stack(nn.Module):
 
     def num_parameters(self) -> int:
         """Parameters, tied weights counted once."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        plain = sum(parameter.numel() for parameter in self.parameters())
+        return plain + sum(weight.outputs * weight.inputs for weight in self._packed())
+
+    def _packed(self) -> Iterator[PackedWeight]:
+        """Weights that are in a layout of the back end's own."""
+        for module in self.modules():
+            yield from (value for value in vars(module).values() if isinstance(value, PackedWeight))
 
 
 class Decoder(Stack):
@@ -163,10 +172,12 @@ class Decoder(Stack):
         self, ops: Ops, spec: StackSpec, config: Mapping[str, Any], *, dtype: DTypeName, device: str
     ) -> None:
         super().__init__(ops, spec, config, dtype=dtype, device=device)
-        self.head = None if spec.tied else nn.Parameter(torch.empty(spec.vocab_size, spec.width))
+        self.head: nn.Parameter | PackedWeight | None = (
+            None if spec.tied else nn.Parameter(torch.empty(spec.vocab_size, spec.width))
+        )
 
     @property
-    def head_weight(self) -> Tensor:
+    def head_weight(self) -> Tensor | PackedWeight:
         """The vocabulary head [V, D]."""
         return self.embeddings.tokens if self.head is None else self.head
 
@@ -187,22 +198,22 @@ class Decoder(Stack):
 
     def new_cache(self, slots: int, capacity: int) -> SlabCache:
         """An empty cache for ``slots`` sequences of up to ``capacity`` tokens."""
-        spec, table = self.spec, self.embeddings.tokens
+        spec = self.spec
         return SlabCache(
             slots,
             capacity,
             spec.layers,
             spec.key_heads,
             spec.head_width,
-            dtype=table.dtype,
+            dtype=self.element,
             device=self.device,
         )
 
     def new_path(self, capacity: int) -> SlabPath:
         """An empty path of up to ``capacity`` tokens, the tokens of a pass included."""
-        spec, table = self.spec, self.embeddings.tokens
+        spec = self.spec
         return SlabPath(
-            capacity, spec.layers, spec.key_heads, spec.head_width, dtype=table.dtype, device=self.device
+            capacity, spec.layers, spec.key_heads, spec.head_width, dtype=self.element, device=self.device
         )
 
     def padded_logits(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -220,10 +231,12 @@ class MaskedLMHead(nn.Module):
         self.activation = spec.activation
         self.transform = Linear(ops, spec.width, spec.width, bias=True)
         self.norm = make_norm(ops, spec)
-        self.decoder = None if spec.tied else nn.Parameter(torch.empty(spec.vocab_size, spec.width))
+        self.decoder: nn.Parameter | PackedWeight | None = (
+            None if spec.tied else nn.Parameter(torch.empty(spec.vocab_size, spec.width))
+        )
         self.bias = nn.Parameter(torch.empty(spec.vocab_size))
 
-    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+    def forward(self, x: Tensor, table: Tensor | PackedWeight) -> Tensor:
         x = self.norm(self.ops.activation(self.transform(x), self.activation))  # [M, D]
         return self.ops.linear(x, table if self.decoder is None else self.decoder, self.bias)
 

@@ -234,6 +234,10 @@ class ReferenceOps:
 
     providers: Mapping[str, str] = {op: f"llmasos-transformer/reference.{op}" for op in OP_NAMES}
 
+    def pack(self, weight: Tensor, lookup: bool) -> Tensor:
+        """The tensor itself: plain torch has no other layout."""
+        return weight
+
     embedding = staticmethod(embedding)
     rms_norm = staticmethod(rms_norm)
     layer_norm = staticmethod(layer_norm)
