@@ -4,9 +4,10 @@
 
 For each workload and model: lm-eval's best batch size of a few is found first; then both sides run in fresh processes, by
 turns, and the medians are compared. Wall and CPU time are those of the evaluation, from task look-up to metrics; imports and
-loading the weights are not in them. ``host`` is CPU time outside the model: prompts, tokens, planning, metrics, files. Peak
-memory is the largest resident set of the whole process. The least that the mathematics needs (every shared prefix once,
-logits once a scored position) stands beside what each side computed. About 20 minutes on two cores; ``--quick`` takes 3.
+loading the weights are not in them. ``host`` is CPU time outside the model: prompts, tokens, planning, metrics, files; a
+second table has it for all documents, with a model that answers at once on both sides. Peak memory is the largest resident
+set of the whole process. The least that the mathematics needs (every shared prefix once, logits once a scored position)
+stands beside what each side computed. About 20 minutes on two cores; ``--quick`` takes 3.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ sys.path.insert(0, str(HERE))
 
 from eval_workloads import CONTEXT, WORKLOADS, Workload, make_models, write_tasks  # noqa: E402 (the path is set above)
 
+#: Workloads whose work around the model is measured on all documents.
+HOST = ("arc_challenge 0-shot", "mmlu 5-shot")
 DATA = HERE.parents[1] / "shared" / "data"
 
 
@@ -61,8 +64,17 @@ class Bench:
     def limit(self, workload: Workload) -> int:
         return workload.quick if self.args.quick else workload.limit
 
-    def run(self, side: str, model: Path, workload: Workload, limit: int, batch: int = 1) -> dict[str, Any]:
-        """One evaluation in a fresh process."""
+    def run(
+        self,
+        side: str,
+        model: Path,
+        workload: Workload,
+        limit: int | None,
+        batch: int = 1,
+        *,
+        silent: bool = False,
+    ) -> dict[str, Any]:
+        """One evaluation in a fresh process. ``silent``: every score is zero at once, so that only the host works."""
         self.runs += 1
         place = self.scratch / f"run{self.runs}"
         place.mkdir()
@@ -76,6 +88,7 @@ class Bench:
             "limit": limit,
             "shots": workload.shots,
             "batch": batch,
+            "silent": silent,
             "threads": self.args.threads,
             "settings": settings,
             "cache": str(place / "cache"),
@@ -95,6 +108,19 @@ class Bench:
             raise SystemExit(f"{side} failed on {workload.name}:\n{done.stderr[-3000:]}")
         report: dict[str, Any] = json.loads((place / "report.json").read_text(encoding="utf-8"))
         return report
+
+    def host(self, model: Path, workload: Workload) -> dict[str, Any]:
+        """CPU seconds of both sides around a model that answers at once, on all documents."""
+        say(f"{workload.name}: the host alone")
+        limit = self.limit(workload) if self.args.quick else None
+        found: dict[str, list[float]] = {"lm_eval": [], "llmasos": []}
+        for _ in range(1 if self.args.quick else self.args.repeats):
+            for side, seconds in found.items():
+                report = self.run(side, model, workload, limit, silent=True)
+                seconds.append(report["cpu"] - report["below"])
+        return {"workload": workload.name, "limit": limit} | {
+            k: statistics.median(v) for k, v in found.items()
+        }
 
     def compare(self, name: str, model: Path, workload: Workload) -> dict[str, Any]:
         """Medians of both sides on one workload."""
@@ -183,6 +209,14 @@ def tables(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def host_table(results: Sequence[dict[str, Any]]) -> str:
+    lines = ["", f"{'host alone, CPU s':<26} {'lm-eval':>9} {'LLMasOS':>9} {'ratio':>6}"]
+    for one in results:
+        ratio = one["lm_eval"] / one["llmasos"]
+        lines.append(f"{one['workload']:<26} {one['lm_eval']:>9.2f} {one['llmasos']:>9.2f} {ratio:>6.1f}")
+    return "\n".join(lines)
+
+
 def counted(value: int | None, ideal: int | None) -> str:
     if not value or not ideal:
         return f"{'':>9} {'':>9} {'':>6}"
@@ -208,6 +242,9 @@ def main() -> int:
             if args.models is None or name in args.models
             for workload in args.workloads
         ]
+        host = [
+            bench.host(models["SmolLM2-135M"], WORKLOADS[name]) for name in args.workloads if name in HOST
+        ]
     facts = {
         "threads": args.threads,
         "context": CONTEXT,
@@ -218,10 +255,11 @@ def main() -> int:
         "quick": args.quick,
     }
     if args.json:
-        print(json.dumps({"environment": facts, "results": results}, indent=1))
+        print(json.dumps({"environment": facts, "results": results, "host": host}, indent=1))
     else:
         print(json.dumps(facts))
         print(tables(results))
+        print(host_table(host))
     return 0
 
 

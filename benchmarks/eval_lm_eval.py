@@ -37,6 +37,8 @@ def main() -> None:
         below = 0.0
 
         def _loglikelihood_tokens(self, *args, **kwargs):
+            if job.get("silent"):  # what is left is the work around the model
+                return [(0.0, False) for _ in args[0]]
             begin = time.process_time()
             try:
                 return super()._loglikelihood_tokens(*args, **kwargs)
