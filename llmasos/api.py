@@ -89,6 +89,7 @@ from llmasos.contracts.runtime import (
     Ops,
     PackedWeight,
     PackingBackend,
+    PreparingBackend,
 )
 from llmasos.contracts.signing import Signed, Signer, SignerDef
 from llmasos.contracts.stage import Report, Stage, StageResult, Worker
@@ -207,6 +208,7 @@ __all__ = [
     "PluginLoadError",
     "PluginRequired",
     "PreparedModel",
+    "PreparingBackend",
     "Processor",
     "ProcessorDef",
     "ProgramDocument",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from llmasos.contracts.base import Contribution
@@ -151,6 +152,15 @@ class Backend(Protocol):
 
     def dtypes(self, device: str) -> tuple[str, ...]:
         """Element types it computes in on that device, best first."""
+
+
+@runtime_checkable
+class PreparingBackend(Backend, Protocol):
+    """A back end that has something to find out or to set up before models use it."""
+
+    def prepare(self, device: str, dtype: str, folder: Path) -> None:
+        """Called before ops are bound for a model. What was measured may be kept below ``folder``, which may not exist yet and
+        may be emptied at any time."""
 
 
 @runtime_checkable

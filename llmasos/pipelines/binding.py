@@ -16,6 +16,7 @@ from llmasos.contracts.runtime import (
     OpCallable,
     PackedWeight,
     PackingBackend,
+    PreparingBackend,
 )
 from llmasos.errors import DeviceUnavailable, UsageError
 from llmasos.pipelines.offers import ambiguous, asked, offers, usable
@@ -105,6 +106,7 @@ def bind_ops(hub: KernelHub, backend: str, device: str, dtype: DTypeName) -> Bou
         taken = offered.setdefault((definition.backend, definition.op), (definition, name))
         if taken[1] != name:
             raise ambiguous(f"the op {definition.op} of back end {definition.backend}", [taken[1], name])
+    made = _prepared(hub, backend, device, dtype)
     ops: dict[str, OpCallable] = {}
     providers: dict[str, str] = {}
     refused: dict[str, str] = {}
@@ -127,7 +129,7 @@ def bind_ops(hub: KernelHub, backend: str, device: str, dtype: DTypeName) -> Bou
             )
         ops[op] = cast(OpCallable, hub.get("kernel_op", entry[1]))
         providers[op] = entry[1]
-    packer = _packer(hub, backend)
+    packer = made if isinstance(made, PackingBackend) else None
     if packer is not None:
         reason = _packing_refusal(hub, packer, offered, providers, device, dtype)
         if reason is not None:
@@ -136,11 +138,19 @@ def bind_ops(hub: KernelHub, backend: str, device: str, dtype: DTypeName) -> Bou
     return BoundOps(ops, providers, refused, packer)
 
 
-def _packer(hub: KernelHub, backend: str) -> PackingBackend | None:
-    """The back end, if it has a layout of its own for weights."""
+def _prepared(hub: KernelHub, backend: str, device: str, dtype: DTypeName) -> Backend | None:
+    """The back end, ready to be used; None with one warning when it fails."""
     factory = usable(hub, "backend", backend)
-    found = None if factory is None else asked(hub, "backend", backend, factory)
-    return found if isinstance(found, PackingBackend) else None
+    if factory is None:
+        return None
+
+    def prepare() -> Backend:
+        made = cast(Backend, factory())
+        if isinstance(made, PreparingBackend):
+            made.prepare(device, dtype, hub.cache_dir / "backends" / backend.replace("/", "-"))
+        return made
+
+    return asked(hub, "backend", backend, prepare)
 
 
 def _packing_refusal(

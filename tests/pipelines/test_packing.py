@@ -114,3 +114,18 @@ def test_nothing_is_packed_when_the_packed_numbers_are_wrong(hub, tmp_path: Path
     assert bound.providers["linear"] == "turned-backend/turned.linear"  # on plain weights it is right
     reason = bound.refused["turned-backend/turned.pack"]
     assert reason.startswith("linear on packed weights differs from the reference by 0.5")
+
+
+def test_a_back_end_is_prepared_before_its_ops_are_checked(hub, tmp_path: Path) -> None:
+    package = backend_plugin(tmp_path)
+    source = (package / "plugin.py").read_text()
+    prepare = """
+    def prepare(self, device, dtype, folder):
+        folder.mkdir(parents=True)
+        (folder / "measured").write_text(f"{device} {dtype}")
+    def pack("""
+    (package / "plugin.py").write_text(source.replace("\n    def pack(", prepare))
+    one = hub(plugins=[package])
+    assert bind_ops(one, "turned-backend/turned", "cpu", "float32").refused == {}
+    kept = one.cache_dir / "backends" / "turned-backend-turned" / "measured"
+    assert kept.read_text() == "cpu float32"
