@@ -164,6 +164,15 @@ class PreparingBackend(Backend, Protocol):
 
 
 @runtime_checkable
+class DescribedBackend(Backend, Protocol):
+    """A back end that says what it is on this machine, for ``llmasos backend info``."""
+
+    def facts(self) -> Mapping[str, str]:
+        """Name -> one line of text, in the order to show: which kernels it runs and why, the instructions they use, threads,
+        what was done to the process. Asked after ``prepare``; cheap, and never raises for what is absent."""
+
+
+@runtime_checkable
 class PackingBackend(Backend, Protocol):
     """A back end whose ops read weights from a layout of their own.
 

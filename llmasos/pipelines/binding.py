@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 from llmasos.contracts.model import DTypeName
 from llmasos.contracts.runtime import (
@@ -12,14 +13,16 @@ from llmasos.contracts.runtime import (
     Backend,
     BackendDef,
     BackendRequest,
+    DescribedBackend,
     KernelOp,
     OpCallable,
+    OpName,
     PackedWeight,
     PackingBackend,
     PreparingBackend,
 )
-from llmasos.errors import DeviceUnavailable, UsageError
-from llmasos.pipelines.offers import ambiguous, asked, offers, usable
+from llmasos.errors import DeviceUnavailable, EnvironmentProblem, LlmasosError, PluginError, UsageError
+from llmasos.pipelines.offers import Answer, ambiguous, asked, offers, usable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +50,23 @@ def dtype_name(policy: str) -> DTypeName:
         raise UsageError(f"unknown dtype {policy!r}", hint=f"choose one of {', '.join(DTYPES)}") from None
 
 
+@dataclass(frozen=True, slots=True)
+class OpVerdict:
+    """What is known of one op of a back end on one device in one element type.
+
+    ``difference`` is None where nothing was compared. ``reason`` says why the op is not used, None when it is;
+    ``declared`` tells a limit that the plugin states itself from a failure.
+    """
+
+    op: OpName
+    provider: str
+    packed: bool
+    allowed: float
+    difference: float | None = None
+    reason: str | None = None
+    declared: bool = False
+
+
 class BoundOps:
     """The ops of one model, an attribute each; ``providers`` says where each came from (``--explain``, the record)."""
 
@@ -56,71 +76,115 @@ class BoundOps:
         providers: Mapping[str, str],
         refused: Mapping[str, str],
         packer: PackingBackend | None = None,
+        *,
+        backend: str = "",
+        facts: Mapping[str, str] | None = None,
+        warn: Callable[[str], None] | None = None,
     ) -> None:
         self.providers = dict(providers)
-        self._packer = packer
         #: full name -> why an op was not used.
         self.refused = dict(refused)
+        #: What the back end says of itself once it is ready.
+        self.facts = dict(facts or {})
+        self._packer = packer
+        self._backend = backend
+        self._warn = warn
         for name, call in ops.items():
             setattr(self, name, call)
 
+    @property
+    def packs(self) -> bool:
+        """Whether weights go to the back end to be laid out."""
+        return self._packer is not None
+
     def pack(self, weight: Tensor, lookup: bool) -> Tensor | PackedWeight:
-        """``weight`` as the bound ops read it fastest."""
-        return weight if self._packer is None else self._packer.pack(weight, lookup)
+        """``weight`` as the bound ops read it fastest; as it is, with one warning, when the back end fails at it."""
+        if self._packer is None:
+            return weight
+        try:
+            return self._packer.pack(weight, lookup)
+        except Exception as error:
+            reason = (
+                f"raised {type(error).__name__}: {error}"
+                if not isinstance(error, LlmasosError)
+                else error.message
+            )
+            name = f"{self._backend}.pack"
+            if name not in self.refused and self._warn is not None:
+                self._warn(
+                    f"weights are used as they are: {name} of [{', '.join(map(str, weight.shape))}] {reason}"
+                )
+            self.refused.setdefault(name, reason)
+            return weight
 
 
-def choose_backend(hub: KernelHub, device: str, dtype: DTypeName) -> tuple[str, str]:
+def choose_backend(
+    hub: KernelHub, device: str, dtype: DTypeName, *, name: str | None = None
+) -> tuple[str, str]:
     """(full name of the back end, device it will use) for a request. ``auto`` takes the best device of the best back end.
 
-    Raises DeviceUnavailable naming what is there.
+    With ``name``, a full name, only that back end is asked. Raises DeviceUnavailable naming what is there.
     """
     served: list[tuple[int, str, str]] = []
     present: set[str] = set()
-    for name, definition in offers(hub, "backend", BackendDef):
-        for candidate, dtypes in _devices(hub, name):
-            present.add(candidate)
-            wanted = device == "auto" or candidate == device or candidate == device.split(":")[0]
+    for candidate, definition in offers(hub, "backend", BackendDef):
+        if name is not None and candidate != name:
+            continue
+        for here, dtypes in devices_of(hub, candidate):
+            present.add(here)
+            wanted = device == "auto" or here == device or here == device.split(":")[0]
             if wanted and dtype in dtypes:
-                served.append((-definition.priority, name, candidate if device == "auto" else device))
+                served.append((-definition.priority, candidate, here if device == "auto" else device))
                 break
     if not served:
+        who = "no enabled back end serves" if name is None else f"the back end {name} does not serve"
         raise DeviceUnavailable(
-            f"no enabled back end serves device {device!r} with {dtype}",
+            f"{who} device {device!r} with {dtype}",
             hint=f"devices here: {', '.join(sorted(present)) or 'none'}; on a CPU use --dtype exact or fast",
         )
     served.sort()
-    names = tuple(name for _, name, _ in served)
+    names = tuple(candidate for _, candidate, _ in served)
+    if name is not None:
+        return served[0][1], served[0][2]
     chosen = hub.select_backend(BackendRequest(device, dtype), names)
     if chosen not in names:
         raise UsageError(
             f"select_backend answered {chosen!r}, which is not a candidate",
             hint=f"candidates: {', '.join(names)}",
         )
-    return chosen, next(where for _, name, where in served if name == chosen)
+    return chosen, next(where for _, candidate, where in served if candidate == chosen)
 
 
-def bind_ops(hub: KernelHub, backend: str, device: str, dtype: DTypeName) -> BoundOps:
-    """Bind every op once: the chosen back end's where it has one that passes its check, the reference's otherwise."""
+#: (bare name of a back end, op) -> descriptor and full name.
+Offered = Mapping[tuple[str, str], tuple[KernelOp, str]]
+
+
+def offered_ops(hub: KernelHub) -> Offered:
+    """The ops of all enabled plugins. Raises AmbiguousName when two are the same op of the same back end."""
     offered: dict[tuple[str, str], tuple[KernelOp, str]] = {}
     for name, definition in offers(hub, "kernel_op", KernelOp):
         taken = offered.setdefault((definition.backend, definition.op), (definition, name))
         if taken[1] != name:
             raise ambiguous(f"the op {definition.op} of back end {definition.backend}", [taken[1], name])
-    made = _prepared(hub, backend, device, dtype)
+    return offered
+
+
+def bind_ops(hub: KernelHub, backend: str, device: str, dtype: DTypeName) -> BoundOps:
+    """Bind every op once: the chosen back end's where it has one that passes its check, the reference's otherwise."""
+    offered = offered_ops(hub)
+    made = prepared_backend(hub, backend, device, dtype)
     ops: dict[str, OpCallable] = {}
     providers: dict[str, str] = {}
     refused: dict[str, str] = {}
     bare = backend.rsplit("/", 1)[-1]
     for op in OP_NAMES:
         chosen = REFERENCE
-        own = offered.get((bare, op))
-        if bare != REFERENCE and own is not None:
-            definition, full_name = own
-            reason = _refusal(hub, definition, full_name, offered.get((REFERENCE, op)), device, dtype)
-            if reason is None:
+        if bare != REFERENCE and (bare, op) in offered:
+            verdict = judge(hub, offered, bare, op, device, dtype)
+            if verdict.reason is None:
                 chosen = bare
             else:
-                refused[full_name] = reason
+                refused[verdict.provider] = verdict.reason
         entry = offered.get((chosen, op))
         if entry is None:
             raise DeviceUnavailable(
@@ -131,14 +195,16 @@ def bind_ops(hub: KernelHub, backend: str, device: str, dtype: DTypeName) -> Bou
         providers[op] = entry[1]
     packer = made if isinstance(made, PackingBackend) else None
     if packer is not None:
-        reason = _packing_refusal(hub, packer, offered, providers, device, dtype)
+        reason = _packing_refusal(hub, packer, offered, bare, providers, device, dtype)
         if reason is not None:
             packer = None
             refused[f"{backend}.pack"] = reason
-    return BoundOps(ops, providers, refused, packer)
+    return BoundOps(
+        ops, providers, refused, packer, backend=backend, facts=_facts(hub, backend, made), warn=hub.warn
+    )
 
 
-def _prepared(hub: KernelHub, backend: str, device: str, dtype: DTypeName) -> Backend | None:
+def prepared_backend(hub: KernelHub, backend: str, device: str, dtype: DTypeName) -> Backend | None:
     """The back end, ready to be used; None with one warning when it fails."""
     factory = usable(hub, "backend", backend)
     if factory is None:
@@ -150,63 +216,91 @@ def _prepared(hub: KernelHub, backend: str, device: str, dtype: DTypeName) -> Ba
             made.prepare(device, dtype, hub.cache_dir / "backends" / backend.replace("/", "-"))
         return made
 
-    return asked(hub, "backend", backend, prepare)
+    return _answer(hub, backend, prepare)
+
+
+def _facts(hub: KernelHub, backend: str, made: Backend | None) -> Mapping[str, str]:
+    """What a back end says of itself, as text; nothing, with one warning, when it fails at that."""
+    if not isinstance(made, DescribedBackend):
+        return {}
+    described = made
+    found = _answer(
+        hub, backend, lambda: {str(name): str(value) for name, value in described.facts().items()}
+    )
+    return found or {}
+
+
+def judge(
+    hub: KernelHub,
+    offered: Offered,
+    bare: str,
+    op: OpName,
+    device: str,
+    dtype: DTypeName,
+    *,
+    pack: Callable[[Tensor, bool], Any] | None = None,
+    thorough: bool = False,
+) -> OpVerdict:
+    """Whether the op of a back end may be used: it can be loaded, serves device and dtype, and agrees with the reference.
+
+    With ``pack`` it is given weights as that returns them.
+    """
+    from llmasos.pipelines.opcheck import compare, packed
+
+    definition, provider = offered[bare, op]
+    reference = offered.get((REFERENCE, op))
+
+    def verdict(reason: str | None, difference: float | None = None, *, declared: bool = False) -> OpVerdict:
+        return OpVerdict(
+            op, provider, pack is not None, definition.tolerance, difference, reason, declared=declared
+        )
+
+    if device.split(":")[0] not in definition.devices:
+        return verdict(f"does not run on {device}", declared=True)
+    if dtype not in definition.dtypes:
+        return verdict(f"does not compute in {dtype}", declared=True)
+    if reference is None:
+        return verdict("there is no reference to check it against")
+    yardstick = cast(OpCallable, hub.get("kernel_op", reference[1]))
+    try:
+        call = cast(OpCallable, hub.get("kernel_op", provider))
+    except (PluginError, EnvironmentProblem) as error:
+        return verdict(error.message)
+    if pack is not None:
+        call = packed(op, call, pack)
+    difference, problem = compare(op, call, yardstick, device=device, dtype=dtype, thorough=thorough)
+    where = "on packed weights " if pack is not None else ""
+    if problem is not None:
+        return verdict(f"{where}{problem}", difference)
+    if difference > definition.tolerance:
+        return verdict(
+            f"{where}differs from the reference by {difference:.3g} (allowed {definition.tolerance:.3g})",
+            difference,
+        )
+    return verdict(None, difference)
 
 
 def _packing_refusal(
     hub: KernelHub,
     packer: PackingBackend,
-    offered: Mapping[tuple[str, str], tuple[KernelOp, str]],
+    offered: Offered,
+    bare: str,
     providers: Mapping[str, str],
     device: str,
     dtype: DTypeName,
 ) -> str | None:
     """Why weights stay as they are, or None: an op that cannot read packed ones, or reads them wrongly."""
-    from llmasos.pipelines.opcheck import largest_difference, packed
-
     for op in WEIGHT_OPS:
-        reference = offered[REFERENCE, op][1]
-        definition = next((d for d, name in offered.values() if name == providers[op]), None)
-        if definition is None or providers[op] == reference:
+        if bare == REFERENCE or (bare, op) not in offered or providers[op] != offered[bare, op][1]:
             return f"{op} is not its own"
-        call = packed(op, cast(OpCallable, hub.get("kernel_op", providers[op])), packer.pack)
-        difference = largest_difference(op, call, hub.get("kernel_op", reference), device=device, dtype=dtype)
-        if difference > definition.tolerance:
-            return f"{op} on packed weights differs from the reference by {difference:.3g} (allowed {definition.tolerance:.3g})"
+        verdict = judge(hub, offered, bare, op, device, dtype, pack=packer.pack)
+        if verdict.reason is not None:
+            return f"{op} {verdict.reason}"
     return None
 
 
-def _refusal(
-    hub: KernelHub,
-    definition: KernelOp,
-    full_name: str,
-    reference: tuple[KernelOp, str] | None,
-    device: str,
-    dtype: DTypeName,
-) -> str | None:
-    """Why an op is not used, or None: device, dtype, or the largest difference from the reference."""
-    from llmasos.pipelines.opcheck import largest_difference
-
-    if device.split(":")[0] not in definition.devices:
-        return f"does not run on {device}"
-    if dtype not in definition.dtypes:
-        return f"does not compute in {dtype}"
-    if reference is None:
-        return "there is no reference to check it against"
-    difference = largest_difference(
-        definition.op,
-        hub.get("kernel_op", full_name),
-        hub.get("kernel_op", reference[1]),
-        device=device,
-        dtype=dtype,
-    )
-    if difference > definition.tolerance:
-        return f"differs from the reference by {difference:.3g} (allowed {definition.tolerance:.3g})"
-    return None
-
-
-def _devices(hub: KernelHub, name: str) -> Sequence[tuple[str, Sequence[str]]]:
-    """Devices of a back end, with the element types each computes in."""
+def devices_of(hub: KernelHub, name: str) -> Sequence[tuple[str, Sequence[str]]]:
+    """Devices of a back end, with the element types each computes in; none, with one warning, when it fails."""
     factory = usable(hub, "backend", name)
     if factory is None:
         return ()
@@ -215,4 +309,13 @@ def _devices(hub: KernelHub, name: str) -> Sequence[tuple[str, Sequence[str]]]:
         backend = cast(Backend, factory())
         return [(device, backend.dtypes(device)) for device in backend.devices()]
 
-    return asked(hub, "backend", name, ask) or ()
+    return _answer(hub, name, ask) or ()
+
+
+def _answer(hub: KernelHub, backend: str, question: Callable[[], Answer]) -> Answer | None:
+    """What a back end answers, or None with one warning. Whatever it raises is about itself: it is not given the user's files."""
+    try:
+        return asked(hub, "backend", backend, question)
+    except LlmasosError as error:
+        hub.warn(f"backend {backend} was left out: {error.message}")
+        return None

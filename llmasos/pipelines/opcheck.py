@@ -5,8 +5,9 @@ Used when ops are bound to a model (a provider that differs is refused) and by t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmasos.contracts.model import DTypeName
 from llmasos.contracts.runtime import AttentionLayout, OpCallable, OpName
@@ -16,11 +17,46 @@ if TYPE_CHECKING:
 
 #: Token counts tried: none, one, odd, and more than one cache line.
 SIZES = (0, 1, 7, 33)
+#: Tried too by a thorough check: around the widths of registers and of the blocks that kernels work in.
+MORE_SIZES = (2, 3, 8, 15, 16, 17, 64, 65, 130)
+
+
+class Widths(NamedTuple):
+    """Input width, output width, head width (a multiple of 4) and vocabulary of the sample inputs."""
+
+    inner: int = 40
+    outer: int = 24
+    head: int = 16
+    vocabulary: int = 50
+
+
+#: Tried too by a thorough check: narrower than a register, whole registers, and a little more than many of them.
+MORE_WIDTHS = (Widths(7, 5, 4, 3), Widths(64, 96, 64, 257), Widths(131, 33, 80, 1031))
+
+
+class Comparison(NamedTuple):
+    """How far an op is from the reference, and what it did where that is no number."""
+
+    difference: float
+    problem: str | None = None
 
 
 def largest_difference(
     op: OpName, call: OpCallable, reference: OpCallable, *, device: str, dtype: DTypeName
 ) -> float:
+    """The difference that ``compare`` finds."""
+    return compare(op, call, reference, device=device, dtype=dtype).difference
+
+
+def compare(
+    op: OpName,
+    call: OpCallable,
+    reference: OpCallable,
+    *,
+    device: str,
+    dtype: DTypeName,
+    thorough: bool = False,
+) -> Comparison:
     """Largest absolute difference, in fp32, between ``call`` and ``reference`` over the sample inputs of ``op``.
 
     In half precision two correct ops may round the last bit differently, so twice the spacing of the element type at
@@ -32,24 +68,29 @@ def largest_difference(
     import torch
 
     spacing = 0.0 if dtype == "float32" else 2 * torch.finfo(getattr(torch, dtype)).eps
+    infinite = float("inf")
     worst = 0.0
     for strided in (False, True):
-        for arguments in sample_inputs(op, device=device, dtype=dtype, strided=strided):
+        for arguments in sample_inputs(op, device=device, dtype=dtype, strided=strided, thorough=thorough):
             expected = tensors(reference(*arguments))
             try:
                 actual = tensors(call(*arguments))
-            except Exception:  # whatever a provider raises, it is not usable here
-                return float("inf")
-            if [t.shape for t in actual] != [t.shape for t in expected]:
-                return float("inf")
+            except Exception as error:  # whatever a provider raises, it is not usable here
+                said = (str(error).strip().splitlines() or [""])[0]
+                return Comparison(infinite, f"raised {type(error).__name__}: {said}")
+            shapes = [list(t.shape) for t in actual], [list(t.shape) for t in expected]
+            if shapes[0] != shapes[1]:
+                return Comparison(infinite, f"gave the shapes {shapes[0]} instead of {shapes[1]}")
             for left, right in zip(actual, expected, strict=True):
                 if left.numel() == 0:
                     continue
                 beyond = (left.float() - right.float()).abs() - spacing * right.float().abs()
                 difference = float(beyond.max())
                 # NaN compares false with everything, so it is caught here and cannot hide behind a larger number.
-                worst = max(worst, difference) if difference == difference else float("inf")
-    return worst
+                if difference != difference:
+                    return Comparison(infinite, "gave NaN")
+                worst = max(worst, difference)
+    return Comparison(worst)
 
 
 #: Which argument of an op is the matrix of weights.
@@ -67,11 +108,11 @@ def packed(op: OpName, call: OpCallable, pack: Callable[[Tensor, bool], Any]) ->
 
 
 def sample_inputs(
-    op: OpName, *, device: str, dtype: DTypeName, strided: bool = False
+    op: OpName, *, device: str, dtype: DTypeName, strided: bool = False, thorough: bool = False
 ) -> Iterator[tuple[Any, ...]]:
     """Argument tuples for an op: empty, single, odd and longer inputs; several head layouts for attention.
 
-    ``strided`` gives the same numbers as views with gaps between rows or elements.
+    ``strided`` gives the same numbers as views with gaps between rows or elements; ``thorough`` more sizes and widths.
     """
     import torch
 
@@ -89,41 +130,64 @@ def sample_inputs(
         values = torch.randint(0, high, shape, generator=generator).to(device)
         return _with_gaps(values, every=True) if strided else values
 
-    makers: dict[str, Callable[[int], Iterator[tuple[Any, ...]]]] = {
-        "embedding": lambda n: iter([(integers(19, n), random(19, 24))]),
-        "rms_norm": lambda n: iter([(random(n, 40), random(40), 1e-5)]),
-        "layer_norm": lambda n: iter(
-            [(random(n, 40), random(40), random(40), 1e-5), (random(n, 40), random(40), None, 1e-12)]
-        ),
-        "linear": lambda n: iter(
-            [(random(n, 40), random(24, 40) / 6.3, random(24)), (random(n, 40), random(24, 40) / 6.3, None)]
-        ),
-        "rotary": lambda n: iter(
-            # All of each head, and half of it. Angles are float32 whatever the element type.
-            [(random(n, 3, 16), *_angles(random(n, 8))), (random(n, 3, 16), *_angles(random(n, 4)))]
-        ),
-        "attention": lambda n: _attention_inputs(n, random, device),
-        "activation": lambda n: iter(
-            [(random(n, 24), name) for name in ("gelu", "gelu_new", "relu", "silu", "tanh")]
-        ),
-        "gated_activation": lambda n: iter(
-            [(random(n, 24), random(n, 24), name) for name in ("gelu", "gelu_new", "relu", "silu", "tanh")]
-        ),
-        "token_logprobs": lambda n: iter(
+    def matrix(outputs: int, inputs: int) -> Tensor:
+        return random(outputs, inputs) / math.sqrt(inputs)
+
+    kinds = ("gelu", "gelu_new", "relu", "silu", "tanh")
+    makers: dict[str, Callable[[int, Widths], Iterator[tuple[Any, ...]]]] = {
+        "embedding": lambda n, w: iter([(integers(19, n), random(19, w.outer))]),
+        "rms_norm": lambda n, w: iter([(random(n, w.inner), random(w.inner), 1e-5)]),
+        "layer_norm": lambda n, w: iter(
             [
-                (random(n, 24), random(50, 24) / 4.9, None, integers(50, n)),
-                (random(n, 24), random(50, 24) / 4.9, random(50), integers(50, n)),
-                # The first row has no target, the others one or two.
-                (random(n + 1, 24), random(50, 24) / 4.9, None, integers(50, n), 1 + torch.arange(n)),
-                (random(n + 1, 24), random(50, 24) / 4.9, None, integers(50, n), 1 + torch.arange(n) // 2),
+                (random(n, w.inner), random(w.inner), random(w.inner), 1e-5),
+                (random(n, w.inner), random(w.inner), None, 1e-12),
             ]
         ),
+        "linear": lambda n, w: iter(
+            [
+                (random(n, w.inner), matrix(w.outer, w.inner), random(w.outer)),
+                (random(n, w.inner), matrix(w.outer, w.inner), None),
+            ]
+        ),
+        "rotary": lambda n, w: iter(
+            # All of each head, and half of it. Angles are float32 whatever the element type.
+            [
+                (random(n, 3, w.head), *_angles(random(n, w.head // 2))),
+                (random(n, 3, w.head), *_angles(random(n, w.head // 4))),
+            ]
+        ),
+        "attention": lambda n, w: _attention_inputs(n, w.head, random, device),
+        "activation": lambda n, w: iter([(random(n, w.outer), name) for name in kinds]),
+        "gated_activation": lambda n, w: iter(
+            [(random(n, w.outer), random(n, w.outer), name) for name in kinds]
+        ),
+        "token_logprobs": lambda n, w: _head_inputs(n, w, random, integers, matrix),
     }
-    for size in SIZES:
-        yield from makers[op](size)
+    for width in (Widths(), *MORE_WIDTHS) if thorough else (Widths(),):
+        for size in (*SIZES, *MORE_SIZES) if thorough else SIZES:
+            yield from makers[op](size, width)
 
 
-def _attention_inputs(n: int, random: Callable[..., Tensor], device: str) -> Iterator[tuple[Any, ...]]:
+def _head_inputs(
+    n: int,
+    w: Widths,
+    random: Callable[..., Tensor],
+    integers: Callable[..., Tensor],
+    matrix: Callable[..., Tensor],
+) -> Iterator[tuple[Any, ...]]:
+    import torch
+
+    yield random(n, w.outer), matrix(w.vocabulary, w.outer), None, integers(w.vocabulary, n)
+    yield random(n, w.outer), matrix(w.vocabulary, w.outer), random(w.vocabulary), integers(w.vocabulary, n)
+    # The first row has no target, the others one or two.
+    for rows in (1 + torch.arange(n), 1 + torch.arange(n) // 2):
+        yield random(n + 1, w.outer), matrix(w.vocabulary, w.outer), None, integers(w.vocabulary, n), rows
+
+
+def _attention_inputs(
+    n: int, head: int, random: Callable[..., Tensor], device: str
+) -> Iterator[tuple[Any, ...]]:
+    scale = 1 / math.sqrt(head)
     for query_heads, key_heads in ((4, 4), (6, 2)):
         for causal in (True, False):
             # Two sequences; the second has 5 cached keys before its queries.
@@ -132,18 +196,18 @@ def _attention_inputs(n: int, random: Callable[..., Tensor], device: str) -> Ite
             cached = AttentionLayout((0, n, n + 3), (11, 0), causal, k_lengths=(n, 8))
             for layout, keys in ((packed, n + 8), (cached, n + 14)):
                 yield (
-                    random(n + 3, query_heads, 16),
-                    random(keys, key_heads, 16),
-                    random(keys, key_heads, 16),
+                    random(n + 3, query_heads, head),
+                    random(keys, key_heads, head),
+                    random(keys, key_heads, head),
                     layout,
-                    0.25,
+                    scale,
                 )
         yield (
-            random(2 * n + 3, query_heads, 16),
-            random(2 * n + 10, key_heads, 16),
-            random(2 * n + 10, key_heads, 16),
+            random(2 * n + 3, query_heads, head),
+            random(2 * n + 10, key_heads, head),
+            random(2 * n + 10, key_heads, head),
             _tree_layout(n, device),
-            0.25,
+            scale,
         )
 
 

@@ -163,6 +163,55 @@ def test_an_op_is_refused_for_an_element_type_or_device_it_does_not_declare(hub,
     assert bind_ops(one, "acme-backend/acme", "cuda", "float32").refused[name] == "does not run on cuda"
 
 
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("import no_such_package", "needs the package `no_such_package`, which is not installed"),
+        ("1 / 0", "cannot be loaded from acme_backend.kernels:linear: ZeroDivisionError: division by zero"),
+        ("from llmasos.api import DeviceUnavailable; raise DeviceUnavailable('no AVX2')", "no AVX2"),
+        ("def linear(x, weight, bias): raise OSError('no kernel\\nimage')", "raised OSError: no kernel"),
+        (
+            "def linear(x, weight, bias): return x",
+            "gave the shapes [[0, 40]] instead of [[0, 24]]",
+        ),
+        ("def linear(x, weight, bias): return x @ weight.T * float('nan')", "gave NaN"),
+    ],
+    ids=["package", "import", "device", "raises", "shape", "nan"],
+)
+def test_an_op_that_cannot_be_used_says_why_and_the_model_runs(
+    hub, tmp_path: Path, line: str, reason: str
+) -> None:
+    package = backend_plugin(tmp_path)
+    source = (
+        (package / "plugin.py")
+        .read_text()
+        .replace("acme_backend.plugin:linear", "acme_backend.kernels:linear")
+    )
+    (package / "plugin.py").write_text(source)
+    (package / "kernels.py").write_text(line + "\n")
+    loaded = hub(plugins=[package]).load_model(str(write_checkpoint(tmp_path / "model", "llama")))
+    assert loaded.facts["backend"] == "acme-backend/acme"
+    assert loaded.facts["ops"]["linear"] == "llmasos-transformer/reference.linear"
+    assert loaded.facts["ops_refused"]["acme-backend/acme.linear"].endswith(reason)
+
+
+@pytest.mark.parametrize("error", ["RuntimeError('driver')", "api.DeviceUnavailable('driver')"])
+def test_a_back_end_that_cannot_say_its_devices_is_left_out(hub, tmp_path: Path, error: str) -> None:
+    package = backend_plugin(tmp_path)
+    source = (package / "plugin.py").read_text().replace('return ("cpu",)', f"raise {error}", 1)
+    (package / "plugin.py").write_text("from llmasos import api\n" + source)
+    warnings: list[str] = []
+    loaded = hub(plugins=[package], warn=warnings.append).load_model(
+        str(write_checkpoint(tmp_path / "model", "llama"))
+    )
+    assert loaded.facts["backend"] == "llmasos-transformer/reference"
+    assert (
+        [text for text in warnings if "acme-backend/acme" in text and text.endswith("driver")]
+        == warnings
+        != []
+    )
+
+
 def test_unknown_device_and_dtype(hub, tmp_path: Path) -> None:
     folder = str(write_checkpoint(tmp_path / "model", "llama"))
     with pytest.raises(DeviceUnavailable, match="tpu"):

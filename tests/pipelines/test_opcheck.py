@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llmasos.contracts.runtime import OP_NAMES
-from llmasos.pipelines.opcheck import largest_difference, sample_inputs
+from llmasos.pipelines.opcheck import compare, largest_difference, sample_inputs
 
 
 @pytest.fixture
@@ -33,6 +33,21 @@ def test_an_error_of_a_thousandth_is_found(reference, op) -> None:
 
     found = largest_difference(op, wrong, reference[op], device="cpu", dtype="float32")
     assert found == pytest.approx(1e-3, rel=0.05)
+
+
+@pytest.mark.parametrize("op", ["linear", "attention", "rotary", "token_logprobs"])
+def test_a_thorough_check_tries_sizes_that_the_quick_one_does_not(reference, op) -> None:
+    def wrong(*arguments):
+        result = reference[op](*arguments)
+        wide = first(arguments).shape[0] > 64
+        return (
+            result if not wide else tuple(r + 1 for r in result) if isinstance(result, tuple) else result + 1
+        )
+
+    sides = {"device": "cpu", "dtype": "float32"}
+    assert compare(op, reference[op], reference[op], **sides, thorough=True) == (0.0, None)
+    assert op == "attention" or compare(op, wrong, reference[op], **sides).difference == 0
+    assert compare(op, wrong, reference[op], **sides, thorough=True).difference == pytest.approx(1, rel=0.01)
 
 
 @pytest.mark.parametrize("op", OP_NAMES)

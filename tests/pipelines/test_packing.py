@@ -129,3 +129,26 @@ def test_a_back_end_is_prepared_before_its_ops_are_checked(hub, tmp_path: Path) 
     assert bind_ops(one, "turned-backend/turned", "cpu", "float32").refused == {}
     kept = one.cache_dir / "backends" / "turned-backend-turned" / "measured"
     assert kept.read_text() == "cpu float32"
+
+
+@pytest.mark.parametrize("when", ["False", "weight.shape[0] > 64"], ids=["never", "large"])
+def test_a_back_end_that_fails_at_packing_leaves_weights_as_they_are(hub, tmp_path: Path, when: str) -> None:
+    """Found out by the self-check, or only with a matrix of a model: then it is said once."""
+    package = backend_plugin(tmp_path)
+    source = (package / "plugin.py").read_text()
+    limit = "" if when == "False" else f"if {when}: "
+    (package / "plugin.py").write_text(
+        source.replace(
+            "        return Turned(",
+            f"        {limit}raise MemoryError('no huge pages')\n        return Turned(",
+        )
+    )
+    warnings: list[str] = []
+    one = hub(plugins=[package], warn=warnings.append)
+    loaded = one.load_model(str(write_checkpoint(tmp_path / "model", "llama")))
+    reason = loaded.facts["ops_refused"]["turned-backend/turned.pack"]
+    assert reason.endswith("raised MemoryError: no huge pages")
+    assert loaded.facts["ops"]["linear"] == "turned-backend/turned.linear"
+    assert isinstance(loaded.model.head_weight, torch.Tensor)
+    assert isinstance(loaded.model.blocks[0].attention.query.weight, PackedWeight) == bool(limit)
+    assert len(warnings) == bool(limit)
