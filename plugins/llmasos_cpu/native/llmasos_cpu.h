@@ -50,6 +50,121 @@ LLMC_API int32_t llmc_set_spin(int32_t microseconds);                         /*
 /* Runs `count` empty regions, or one region of `count` barriers; returns nanoseconds per region or barrier. */
 LLMC_API double llmc_threads_cost(int32_t count, int32_t barriers);
 
+/* ---- weight matrices ----------------------------------------------------------------------------------- */
+
+/* A matrix W [outputs, inputs] of a linear layer, packed in panels of 32 outputs. The packed bytes describe
+ * themselves, hold no pointers, and may be stored, memory-mapped and shared; keep them aligned to 64 bytes. */
+enum {
+  LLMC_MATRIX_FP32 = 0,
+  LLMC_MATRIX_BF16 = 1, /* activations are rounded to bf16 too */
+  LLMC_MATRIX_INT8 = 2, /* an fp32 scale per output, or an fp16 scale per output and group of 32 inputs (Q8_0) */
+  LLMC_MATRIX_INT4 = 3, /* groups of 32, fp16 scale, zero point 8 (Q4_0) */
+  LLMC_MATRIX_Q4_1 = 4, /* groups of 32, fp16 scale and fp16 minimum */
+  LLMC_MATRIX_Q4_K = 5  /* blocks of 256: fp16 scale and minimum, 6-bit scale and minimum per group of 32 */
+};
+
+/* What rows are packed from: numbers, or the blocks of a GGUF file as they are. */
+enum {
+  LLMC_SOURCE_FP32 = 0,
+  LLMC_SOURCE_BF16 = 1,
+  LLMC_SOURCE_FP16 = 2,
+  LLMC_SOURCE_Q8_0 = 3, /* into LLMC_MATRIX_INT8, group 32 */
+  LLMC_SOURCE_Q4_0 = 4, /* into LLMC_MATRIX_INT4 */
+  LLMC_SOURCE_Q4_1 = 5, /* into LLMC_MATRIX_Q4_1 */
+  LLMC_SOURCE_Q4_K = 6  /* into LLMC_MATRIX_Q4_K */
+};
+
+typedef struct {
+  int32_t kind;
+  int32_t group; /* inputs per scale; 0: one scale per output, or none */
+  int64_t outputs, inputs, bytes;
+} llmc_matrix_info;
+
+/* Bytes that a packed matrix takes; a negative llmc_status when the arguments are wrong. group: 0 or 32 for
+ * LLMC_MATRIX_INT8, 0 otherwise. */
+LLMC_API int64_t llmc_matrix_bytes(int32_t kind, int32_t group, int64_t outputs, int64_t inputs);
+/* Starts a matrix in `packed`; every row must then be set. */
+LLMC_API int32_t llmc_matrix_begin(int32_t kind, int32_t group, int64_t outputs, int64_t inputs, void* packed,
+                                   int64_t bytes);
+/* Sets rows [first, first + count) from rows `row_bytes` apart. Numbers are rounded to nearest even and quantised
+ * symmetrically; NaN or infinity in a row to be quantised is LLMC_BAD_DATA. */
+LLMC_API int32_t llmc_matrix_set_rows(void* packed, int64_t bytes, int64_t first, int64_t count, int32_t source,
+                                      const void* rows, int64_t row_bytes);
+/* Checks the header of packed bytes that come from elsewhere, and describes them. */
+LLMC_API int32_t llmc_matrix_describe(const void* packed, int64_t bytes, llmc_matrix_info* info);
+/* out[i] = row indices[i] as numbers of `type` (LLMC_FP32 or LLMC_BF16): the look-up of an embedding. */
+LLMC_API int32_t llmc_matrix_gather(const void* packed, const int64_t* indices, int64_t count, int32_t type,
+                                    void* out, int64_t out_stride);
+
+/* ---- linear layers ------------------------------------------------------------------------------------- */
+
+enum { LLMC_NONE = 0, LLMC_RELU = 1, LLMC_GELU = 2, LLMC_GELU_TANH = 3, LLMC_SILU = 4, LLMC_GELU_QUICK = 5,
+       LLMC_RELU2 = 6 };
+
+/* y = act(x Wt + bias) * multiply + residual, for x [rows, inputs] and y [rows, outputs]; fp32 accumulation.
+ *
+ * With an fp32 matrix a row's result depends on nothing but the row: not on the number of rows, its place among
+ * them, or the threads. With int8 and int4 likewise, except on machines with AMX, where blocks of more than 16
+ * rows and smaller ones accumulate in different orders (bf16 likewise where AVX-512 BF16 is used without AMX:
+ * no difference). y may be residual or multiply (same pointer and stride), and must not overlap x. */
+typedef struct {
+  const void* matrix;
+  const void* x;
+  void* y;
+  const float* bias;      /* [outputs] or null */
+  const void* residual;   /* [rows, outputs] of y_type or null */
+  const void* multiply;   /* [rows, outputs] of y_type or null */
+  int64_t rows;
+  int64_t x_stride, y_stride, residual_stride, multiply_stride;
+  int32_t x_type, y_type; /* LLMC_FP32 or LLMC_BF16 */
+  int32_t activation;     /* of the list above */
+  int32_t activation_bits;/* quantised matrices: 16 (weights only: rounding of x is 2^-15 of its group's largest)
+                             or 8 (dynamic); 0 means 16. Others ignore it. */
+} llmc_linear_call;
+
+LLMC_API int32_t llmc_linear(const llmc_linear_call* call);
+/* Several in one region of the thread pool, in order; a later one may read what an earlier one wrote. */
+LLMC_API int32_t llmc_linears(const llmc_linear_call* calls, int32_t count);
+
+/* ---- attention ------------------------------------------------------------------------------------------ */
+
+/* Which keys each packed query may see. Queries of sequence b are rows q_starts[b] to q_starts[b + 1]. Its keys are rows
+ * k_starts[b] to k_starts[b + 1], or with k_lengths the k_lengths[b] rows from k_starts[b] on. With span_starts (a tree of
+ * tokens) they are first the rows of the spans span_starts[b] to span_starts[b + 1], each a pair (begin, end) of `spans`,
+ * which all its queries see, and then its own n rows from k_starts[b] on, of which query i sees those set in row i of
+ * visible[b] [n, n], lower triangular; a null entry, or a null table, means all of that triangle. Otherwise `causal`: query
+ * i of n with m keys sees the first m - n + i + 1, and with a window the last `window` of these. */
+typedef struct {
+  int64_t sequences;
+  const int64_t* q_starts;       /* [sequences + 1] */
+  const int64_t* k_starts;       /* [sequences], [sequences + 1] where k_lengths and span_starts are null */
+  const int64_t* k_lengths;      /* [sequences] or null */
+  const int64_t* span_starts;    /* [sequences + 1] or null */
+  const int64_t* spans;          /* [spans, 2] or null */
+  const uint8_t* const* visible; /* [sequences] or null */
+  int64_t window;                /* 0: none */
+  int32_t causal;
+} llmc_layout;
+
+/* out = softmax(q k^T * scale + bias) v: q and out [queries, query_heads, width] of `type`, k and v [keys, key_heads, width]
+ * of `key_type` (LLMC_FP32 or LLMC_BF16), strides from token to token. Query head h reads key head h / (query_heads /
+ * key_heads). slopes [query_heads] or null: the ALiBi bias slope * (place of the key - place of the query). A query that
+ * sees no key gets zeros. */
+typedef struct {
+  void* out;
+  const void* q;
+  const void* k;
+  const void* v;
+  int64_t out_stride, q_stride, k_stride, v_stride;
+  int64_t queries, keys; /* rows of the buffers */
+  const float* slopes;
+  int32_t query_heads, key_heads, width;
+  int32_t type, key_type;
+  float scale;
+} llmc_attention_call;
+
+LLMC_API int32_t llmc_attention(const llmc_attention_call* call, const llmc_layout* layout);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,0 +1,5 @@
+#include "attention_kernels.h"
+
+namespace llmc {
+const AttentionKernels attention_portable = LLMC_ATTENTION_KERNELS;
+}

@@ -1,0 +1,122 @@
+"""The C structures of ``native/llmasos_cpu.h`` for attention, as ctypes sees them, and how to fill them.
+
+Imports neither torch nor numpy: tensors are asked for their addresses and strides.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llmasos.api import AttentionLayout
+
+#: Element types of activations, by the name torch gives them.
+ELEMENT_TYPES: dict[str, int] = {"torch.float32": 0, "torch.bfloat16": 1}
+
+
+class LayoutStruct(ctypes.Structure):
+    """``llmc_layout``."""
+
+    _fields_ = (
+        ("sequences", ctypes.c_int64),
+        ("q_starts", ctypes.c_void_p),
+        ("k_starts", ctypes.c_void_p),
+        ("k_lengths", ctypes.c_void_p),
+        ("span_starts", ctypes.c_void_p),
+        ("spans", ctypes.c_void_p),
+        ("visible", ctypes.c_void_p),
+        ("window", ctypes.c_int64),
+        ("causal", ctypes.c_int32),
+    )
+
+
+class AttentionStruct(ctypes.Structure):
+    """``llmc_attention_call``."""
+
+    _fields_ = (
+        ("out", ctypes.c_void_p),
+        ("q", ctypes.c_void_p),
+        ("k", ctypes.c_void_p),
+        ("v", ctypes.c_void_p),
+        ("out_stride", ctypes.c_int64),
+        ("q_stride", ctypes.c_int64),
+        ("k_stride", ctypes.c_int64),
+        ("v_stride", ctypes.c_int64),
+        ("queries", ctypes.c_int64),
+        ("keys", ctypes.c_int64),
+        ("slopes", ctypes.c_void_p),
+        ("query_heads", ctypes.c_int32),
+        ("key_heads", ctypes.c_int32),
+        ("width", ctypes.c_int32),
+        ("type", ctypes.c_int32),
+        ("key_type", ctypes.c_int32),
+        ("scale", ctypes.c_float),
+    )
+
+
+class FilledLayout:
+    """An ``AttentionLayout`` as a ``LayoutStruct``, with the arrays it points to kept alive."""
+
+    def __init__(self, layout: AttentionLayout, *, window: int = 0) -> None:
+        self._kept: list[Any] = []
+        self.struct = LayoutStruct(
+            sequences=len(layout.q_starts) - 1,
+            q_starts=self._numbers(layout.q_starts),
+            k_starts=self._numbers(layout.k_starts),
+            window=window,
+            causal=int(layout.causal),
+        )
+        if layout.before is not None:
+            starts, spans = [0], []
+            for row in layout.before:
+                spans += [place for span in row for place in span]
+                starts.append(len(spans) // 2)
+            self.struct.span_starts = self._numbers(starts)
+            self.struct.spans = self._numbers(spans)
+            if layout.visible is not None:
+                masks = [None if mask is None else mask.contiguous() for mask in layout.visible]
+                table = (ctypes.c_void_p * max(1, len(masks)))(
+                    *[None if mask is None else mask.data_ptr() for mask in masks]
+                )
+                self._kept += [masks, table]
+                self.struct.visible = ctypes.addressof(table)
+        elif layout.k_lengths is not None:
+            self.struct.k_lengths = self._numbers(layout.k_lengths)
+
+    def _numbers(self, values: Iterable[int]) -> int:
+        listed = list(values)
+        array = (ctypes.c_int64 * max(1, len(listed)))(*listed)
+        self._kept.append(array)
+        return ctypes.addressof(array)
+
+
+def attention_call(
+    out: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, slopes: Tensor | None = None
+) -> AttentionStruct:
+    """The call for q and out [N, Hq, E], k and v [K, Hk, E], whose last two dimensions must be contiguous.
+
+    The tensors must outlive the structure.
+    """
+    return AttentionStruct(
+        out=out.data_ptr(),
+        q=q.data_ptr(),
+        k=k.data_ptr(),
+        v=v.data_ptr(),
+        out_stride=out.stride(0),
+        q_stride=q.stride(0),
+        k_stride=k.stride(0),
+        v_stride=v.stride(0),
+        queries=q.shape[0],
+        keys=k.shape[0],
+        slopes=None if slopes is None else slopes.data_ptr(),
+        query_heads=q.shape[1],
+        key_heads=k.shape[1],
+        width=q.shape[2],
+        type=ELEMENT_TYPES[str(q.dtype)],
+        key_type=ELEMENT_TYPES[str(k.dtype)],
+        scale=scale,
+    )
