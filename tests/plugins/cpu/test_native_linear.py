@@ -1,0 +1,287 @@
+"""Native linear layers against float64: every kind of matrix, odd shapes, every instruction set of the machine."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+
+import pytest
+import torch
+from native_builds import native
+from torch import Tensor
+
+from llmasos_cpu import library as cpu
+
+BAD_ARGUMENT, BAD_SHAPE, UNSUPPORTED, BAD_DATA = -1, -2, -3, -5
+LEVELS = ("portable", "avx2", "avx512", "amx")
+ROWS = (1, 2, 3, 5, 8, 14, 15, 16, 17, 33, 100)
+SHAPES = ((1, 1), (33, 7), (64, 300), (70, 1030))
+CANARY = 12345.0
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+@functools.cache
+def library(level: str) -> ctypes.CDLL:
+    handle = native(level)
+    for name, (result, arguments) in cpu.FUNCTIONS.items():
+        function = getattr(handle, name)
+        function.restype, function.argtypes = result, arguments
+    return handle
+
+
+def packed(level: str, weight: Tensor, kind: str, group: int = 0, split: int = 0) -> Tensor:
+    """The matrix packed, with its first `split` rows set apart from the rest."""
+    functions = library(level)
+    code = cpu.MATRIX_KINDS[kind]
+    size = functions.llmc_matrix_bytes(code, group, *weight.shape)
+    held = torch.full((size + 128,), 0x5A, dtype=torch.uint8)
+    matrix = held[64:-64]
+    assert functions.llmc_matrix_begin(code, group, *weight.shape, matrix.data_ptr(), size) == cpu.OK
+    row_bytes = weight.stride(0) * weight.element_size()
+    for first, last in ((0, split), (split, len(weight))):
+        status = functions.llmc_matrix_set_rows(
+            matrix.data_ptr(),
+            size,
+            first,
+            last - first,
+            TYPES[weight.dtype],
+            weight[first:].data_ptr(),
+            row_bytes,
+        )
+        assert status == cpu.OK
+    assert (held[:64] == 0x5A).all()
+    assert (held[-64:] == 0x5A).all()
+    return matrix
+
+
+def values(level: str, matrix: Tensor, outputs: int, inputs: int) -> Tensor:
+    """The matrix as numbers."""
+    out = torch.empty(outputs, inputs)
+    order = torch.arange(outputs)
+    status = library(level).llmc_matrix_gather(
+        matrix.data_ptr(), order.data_ptr(), outputs, cpu.FP32, out.data_ptr(), inputs
+    )
+    assert status == cpu.OK
+    return out
+
+
+def linear_call(matrix: Tensor, x: Tensor, y: Tensor, **options: object) -> cpu.LinearCall:
+    call = cpu.LinearCall(matrix=matrix.data_ptr(), x=x.data_ptr(), y=y.data_ptr(), rows=len(x))
+    call.x_stride, call.y_stride = x.stride(0), y.stride(0)
+    call.x_type, call.y_type = TYPES[x.dtype], TYPES[y.dtype]
+    for name in ("residual", "multiply", "bias"):
+        tensor = options.get(name)
+        if isinstance(tensor, Tensor):
+            setattr(call, name, tensor.data_ptr())
+            if name != "bias":
+                setattr(call, name + "_stride", tensor.stride(0))
+    call.activation = cpu.ACTIVATIONS[str(options.get("activation", "none"))]
+    call.activation_bits = int(str(options.get("bits", 0)))
+    return call
+
+
+def linear(
+    level: str, matrix: Tensor, outputs: int, x: Tensor, dtype: torch.dtype = torch.float32, **options: object
+) -> Tensor:
+    """y of the library, written between canaries."""
+    held = torch.full((len(x) + 2, outputs + 5), CANARY, dtype=dtype)
+    y = held[1:-1, :-5]
+    call = linear_call(matrix, x, y, **options)
+    assert library(level).llmc_linear(ctypes.byref(call)) == cpu.OK
+    expected = torch.tensor(CANARY, dtype=dtype)
+    assert (held[0] == expected).all()
+    assert (held[-1] == expected).all()
+    assert (held[:, -5:] == expected).all()
+    return y
+
+
+def strided(rows: int, inputs: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Rows with a gap of NaN between them: a kernel that reads beyond a row shows it."""
+    held = torch.full((rows, inputs + 3), float("nan"), dtype=dtype)
+    held[:, :inputs] = torch.randn(rows, inputs)
+    return held[:, :inputs]
+
+
+# Kind, group, bits of activations -> error relative to sqrt(inputs), against the products of the packed numbers.
+EXACTNESS = {
+    ("fp32", 0, 0): 5e-6,
+    # ("bf16", 0, 0): 4e-6,
+}
+KINDS = tuple(EXACTNESS)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_products_agree_with_float64(level: str, kind: tuple[str, int, int], shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    outputs, inputs = shape
+    name, group, bits = kind
+    matrix = packed(level, torch.randn(outputs, inputs), name, group, split=outputs // 3)
+    weight = values(level, matrix, outputs, inputs).double()
+    for rows in ROWS:
+        x = strided(rows, inputs)
+        y = linear(level, matrix, outputs, x, bits=bits)
+        seen = x.bfloat16().double() if name == "bf16" else x.double()
+        bound = EXACTNESS[kind] if name != "bf16" else 4e-6
+        torch.testing.assert_close(y.double(), seen @ weight.T, rtol=0, atol=bound * inputs**0.5)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_packing_keeps_what_it_can(level: str, kind: tuple[str, int, int]) -> None:
+    torch.manual_seed(1)
+    name, group, _ = kind
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        held = torch.randn(45, 133).to(dtype)
+        weight = held[:, :130]
+        seen = values(level, packed(level, weight, name, group, split=40), 45, 130)
+        if name == "fp32":
+            assert torch.equal(seen, weight.float())
+        elif name == "bf16":
+            assert torch.equal(seen, weight.float().bfloat16().float())
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_row_gives_the_same_fp32_result_in_every_batch_and_with_any_threads(
+    level: str, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(2)
+    functions = library(level)
+    matrix = packed(level, torch.randn(70, 1030), "fp32")
+    x = torch.randn(300, 1030).to(dtype)
+    alone = torch.cat([linear(level, matrix, 70, x[i : i + 1]) for i in range(0, 300, 7)])
+    for threads in (1, 2, 3):
+        assert functions.llmc_set_threads(threads) == cpu.OK
+        for rows in (8, 14, 16, 50, 300):
+            assert torch.equal(linear(level, matrix, 70, x[:rows])[::7], alone[: len(range(0, rows, 7))])
+    assert functions.llmc_set_threads(2) == cpu.OK
+
+
+ACTIVATIONS = {
+    "none": lambda x: x,
+    "relu": torch.relu,
+    "relu2": lambda x: torch.relu(x).square(),
+    "gelu": torch.nn.functional.gelu,
+    "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+    "silu": torch.nn.functional.silu,
+    "gelu_quick": lambda x: x * torch.sigmoid(1.702 * x),
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_bias_activation_factor_and_residual_are_part_of_the_product(level: str, activation: str) -> None:
+    torch.manual_seed(3)
+    weight, bias = torch.randn(45, 20), torch.randn(45)
+    matrix = packed(level, weight, "fp32")
+    for rows, dtype in ((1, torch.float32), (19, torch.float32), (19, torch.bfloat16)):
+        x = torch.randn(rows, 20)
+        factor, residual = (torch.randn(rows, 60).to(dtype)[:, 4:49] for _ in range(2))
+        y = linear(
+            level, matrix, 45, x, dtype, bias=bias, multiply=factor, residual=residual, activation=activation
+        )
+        product = ACTIVATIONS[activation](x.double() @ weight.double().T + bias.double())
+        expected = product * factor.double() + residual.double()
+        torch.testing.assert_close(
+            y.double(), expected, rtol=1e-5 if dtype == torch.float32 else 4e-3, atol=3e-5
+        )
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_several_products_run_in_order_within_one_call(level: str) -> None:
+    torch.manual_seed(4)
+    first, second = torch.randn(65, 33), torch.randn(33, 65)
+    matrices = [packed(level, first, "fp32"), packed(level, second, "fp32")]
+    x, middle = torch.randn(4, 33), torch.empty(4, 65)
+    y = x.clone()
+    calls = (cpu.LinearCall * 2)(
+        linear_call(matrices[0], x, middle), linear_call(matrices[1], middle, y, residual=y)
+    )
+    assert library(level).llmc_linears(ctypes.byref(calls), 2) == cpu.OK
+    torch.testing.assert_close(y, x + x @ first.T @ second.T, rtol=1e-4, atol=1e-4)
+
+
+def test_values_that_are_not_numbers_stay_visible() -> None:
+    matrix = packed("portable", torch.ones(40, 50), "fp32")
+    x = torch.ones(3, 50)
+    x[1, 7] = float("nan")
+    y = linear("portable", matrix, 40, x)
+    assert y[1].isnan().all()
+    assert (y[0] == 50).all()
+
+
+def test_malformed_arguments_are_refused() -> None:
+    functions = library("portable")
+    kind = cpu.MATRIX_KINDS["fp32"]
+    for arguments in (
+        (kind, 0, 0, 5),
+        (kind, 0, 5, -1),
+        (kind, 32, 5, 5),
+        (99, 0, 5, 5),
+        (kind, 0, 1 << 40, 5),
+    ):
+        assert functions.llmc_matrix_bytes(*arguments) == BAD_SHAPE
+    weight = torch.randn(40, 20)
+    matrix = packed("portable", weight, "fp32")
+    size = len(matrix)
+    assert functions.llmc_matrix_begin(kind, 0, 40, 20, matrix.data_ptr(), size - 1) == BAD_SHAPE
+    assert functions.llmc_matrix_begin(kind, 0, 40, 20, None, size) == BAD_ARGUMENT
+
+    def set_rows(first: int, count: int, source: int, row_bytes: int) -> int:
+        return int(
+            functions.llmc_matrix_set_rows(
+                matrix.data_ptr(), size, first, count, source, weight.data_ptr(), row_bytes
+            )
+        )
+
+    assert set_rows(39, 2, 0, 80) == BAD_SHAPE
+    assert set_rows(-1, 1, 0, 80) == BAD_SHAPE
+    assert set_rows(0, 1, 0, 79) == BAD_SHAPE
+    assert set_rows(0, 1, 42, 80) == BAD_ARGUMENT
+    assert set_rows(0, 1, cpu.SOURCES["q8_0"], 80) == UNSUPPORTED
+
+    x, y = torch.randn(3, 20), torch.empty(3, 40)
+    for field, value, status in (
+        ("matrix", None, BAD_ARGUMENT),
+        ("x", None, BAD_ARGUMENT),
+        ("y", None, BAD_ARGUMENT),
+        ("rows", -1, BAD_ARGUMENT),
+        ("x_stride", 19, BAD_SHAPE),
+        ("y_stride", 39, BAD_SHAPE),
+        ("x_type", 2, BAD_ARGUMENT),
+        ("y_type", 7, BAD_ARGUMENT),
+        ("activation", 99, BAD_ARGUMENT),
+        ("activation_bits", 4, BAD_ARGUMENT),
+    ):
+        call = linear_call(matrix, x, y)
+        setattr(call, field, value)
+        assert functions.llmc_linear(ctypes.byref(call)) == status, field
+    assert functions.llmc_linear(None) == BAD_ARGUMENT
+    empty = linear_call(matrix, x[:0], y[:0])
+    assert functions.llmc_linear(ctypes.byref(empty)) == cpu.OK
+
+    info = cpu.MatrixInfo()
+    assert functions.llmc_matrix_describe(matrix.data_ptr(), size, ctypes.byref(info)) == cpu.OK
+    assert (info.outputs, info.inputs, info.kind, info.bytes) == (40, 20, kind, size)
+    for position, length in (
+        (0, size),
+        (8, size),
+        (12, size),
+        (24, size),
+        (40, size),
+        (0, 100),
+        (-1, size + 1),
+    ):
+        broken = torch.cat([matrix, matrix[:8]])
+        if position >= 0:
+            broken[position] += 100
+        assert functions.llmc_matrix_describe(broken.data_ptr(), length, ctypes.byref(info)) == BAD_DATA
+    out = torch.empty(1, 20)
+    for index in (-1, 40):
+        wrong = torch.tensor([index])
+        status = functions.llmc_matrix_gather(
+            matrix.data_ptr(), wrong.data_ptr(), 1, cpu.FP32, out.data_ptr(), 20
+        )
+        assert status == BAD_ARGUMENT
