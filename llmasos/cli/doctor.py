@@ -1,4 +1,7 @@
-"""``llmasos doctor``: what this environment is, and what in it does not work. Imports no plugin and no torch."""
+"""``llmasos doctor``: what this environment is, and what in it does not work. Imports no plugin and no torch.
+
+Contributions that differ from machine to machine are asked what they are here, in processes of their own.
+"""
 
 from __future__ import annotations
 
@@ -47,6 +50,7 @@ def command(state: State) -> ExitCode:
     if inventory is not None:
         checks.append(_index(config))
         checks.extend(_plugins(inventory))
+        checks.extend(_probes(inventory))
     value = {
         "environment": _environment(),
         "packages": _packages(),
@@ -150,6 +154,21 @@ def _plugins(inventory: Inventory) -> list[Check]:
             checks.append(
                 Check("warn", f"command {entry.name}", detail, f"write `llmasos {entry.full_name}`")
             )
+    return checks
+
+
+def _probes(inventory: Inventory) -> list[Check]:
+    from llmasos.kernel.catalog import label
+    from llmasos.kernel.probe import probe_plugin
+
+    checks: list[Check] = []
+    for record in inventory.enabled():
+        for found in probe_plugin(record):
+            what = f"{label(found.kind)} {found.full_name}"
+            checks.extend(Check("ok", what, line) for line in found.lines)
+            if found.problem:
+                hint = f"`llmasos plugin info {record.id}` shows where it comes from; report it to the author"
+                checks.append(Check("warn", what, f"cannot be asked what it is here: {found.problem}", hint))
     return checks
 
 

@@ -91,6 +91,10 @@ def load(record: PluginRecord, scratch: Path, report: dict[str, Any]) -> None:
         )
         if problem:
             report["factories"].append({"name": f"{kind} {name}", "problem": problem})
+    for table in record.provides():
+        if (probe := table.get("probe")) and (problem := _module_problem(*probe.split(":"))):
+            name = f"probe of {table['kind']} {table['name']}"
+            report["factories"].append({"name": name, "problem": problem})
 
 
 def _module_problem(module: str, attribute: str) -> str:

@@ -58,6 +58,10 @@ def _specifier(text: str) -> str:
     return text
 
 
+def _is_module(text: str) -> bool:
+    return all(part.isidentifier() and not keyword.iskeyword(part) for part in text.split("."))
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -127,6 +131,18 @@ class Provides(_Table):
     matches: dict[Line, list[Line]] = Field(
         default={}, description="what makes this the provider: model_type, architectures, files"
     )
+    probe: str | None = Field(
+        default=None,
+        description="`package.module:function` that returns lines for `llmasos doctor`: what it is on this machine; imports no torch",
+    )
+
+    @field_validator("probe")
+    @classmethod
+    def _function(cls, value: str | None) -> str | None:
+        module, colon, function = (value or "").partition(":")
+        if value is not None and not (colon and _is_module(module) and function.isidentifier()):
+            raise ValueError(f"{value!r} does not name a function as 'package.module:function'")
+        return value
 
     @field_validator("kind")
     @classmethod
@@ -184,7 +200,7 @@ class Manifest(_Table):
     @field_validator("module")
     @classmethod
     def _importable(cls, value: str) -> str:
-        if not all(part.isidentifier() and not keyword.iskeyword(part) for part in value.split(".")):
+        if not _is_module(value):
             raise ValueError(f"{value!r} is not a dotted module name")
         return value
 

@@ -62,6 +62,9 @@ function `llmasos_<name>` in `module`. The check runs when the plugin is first u
 A setting is read from the environment (`LLMASOS_ACME_LLAMA_CACHE_MB`), then from `[plugins.acme-llama]` in `config.toml`, then
 from its default; `hub.plugin_settings("acme-llama")` has the values.
 
+A `probe` is for things that are not the same on every machine, such as a back end: `llmasos doctor` calls it, in a process of
+its own and for at most ten seconds, and shows each line it returns.
+
 `[permissions]` is a declaration that is shown before installing. It is not a sandbox: plugins run with the user's rights.
 """
 

@@ -147,3 +147,87 @@ def test_a_local_plugin_that_is_wrong(world: World, capsys: pytest.CaptureFixtur
     folder = world.local("acme-local", sumary="x")
     _, checks = report(capsys, 4, "--plugin", str(folder))
     assert "sumary" in checks["plugins"]["detail"]
+
+
+# ---- probes ----
+
+PROBE = '[[provides]]\nkind = "backend"\nname = "chip"\nsummary = "x"\nprobe = "acme_chip.here:lines"\n'
+
+
+def with_probe(world: World, source: str) -> None:
+    """Install a plugin with a back end whose probe is ``lines`` of a module of this source."""
+    world.add("acme-chip", source="raise SystemExit('imported')")
+    world.file("acme-chip", "here.py").write_text(source)
+    world.promise("acme-chip", PROBE)
+
+
+def test_a_plugin_says_what_it_is_on_this_machine(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    source = (
+        "def lines():\n    print('noise')\n    yield 'kernels: plain'\n    yield 'because the chip\\n is old'"
+    )
+    with_probe(world, source)
+    value, _ = report(capsys)
+    found = [check for check in value["checks"] if check["what"] == "backend acme-chip/chip"]
+    assert [check["detail"] for check in found] == ["kernels: plain", "because the chip is old"]
+    assert {check["level"] for check in found} == {"ok"}
+    assert not [name for name in sys.modules if name.startswith("acme_chip")]
+    assert run(["doctor"]) == 0
+    assert "ok    backend acme-chip/chip: kernels: plain" in capsys.readouterr().out
+    assert run(["plugin", "disable", "acme-chip"]) == 0
+    capsys.readouterr()
+    assert "backend acme-chip/chip" not in report(capsys)[1]
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("1 / 0", "raised ZeroDivisionError: division by zero"),
+        ("def lines(): raise OSError('no such\\nlibrary')", "raised OSError: no such library"),
+        ("def lines(): return 'one'", "returned a str, not lines"),
+        ("def lines(): return 3", "returned a int, not lines"),
+        ("import no_such_module", "raised ModuleNotFoundError: No module named 'no_such_module'"),
+        ("x = 1", "raised AttributeError: module 'acme_chip.here' has no attribute 'lines'"),
+        ("import os; os.kill(os.getpid(), 9)", "the process ended with -9"),
+        ("import os; os._exit(0)", "the process ended with 0"),
+        ("def lines():\n    while True: pass\n    yield", "did not answer within 1 s"),
+    ],
+    ids=["import", "raises", "text", "number", "missing", "name", "killed", "exits", "hangs"],
+)
+def test_a_probe_that_fails_is_one_warning(
+    world: World,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    problem: str,
+) -> None:
+    from llmasos.kernel import probe
+
+    monkeypatch.setattr(probe, "TIMEOUT", 1.0 if "while" in source else 10.0)
+    with_probe(world, source)
+    value, checks = report(capsys)
+    found = [check for check in value["checks"] if check["what"] == "backend acme-chip/chip"]
+    assert [check["level"] for check in found] == ["warn"]
+    assert problem in found[0]["detail"]
+    assert "acme-chip" in found[0]["hint"]
+    assert checks["plugin acme-chip 1.0.0"]["level"] == "ok"
+
+
+def test_what_a_probe_says_is_cut_and_cannot_steer_the_terminal(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_probe(world, "def lines(): return ['\\x1b[2J' + 'x' * 10_000] * 1000")
+    value, _ = report(capsys)
+    found = [check["detail"] for check in value["checks"] if check["what"] == "backend acme-chip/chip"]
+    assert 1 < len(found) < 50
+    assert len(found[0]) < 1000
+    assert run(["doctor"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_a_local_plugin_has_its_probe_too(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = world.local("acme-chip", source="raise SystemExit('imported')")
+    text = (folder / "llmasos.toml").read_text().replace("provides = []\n", "")
+    (folder / "llmasos.toml").write_text(text + PROBE)
+    (folder / "here.py").write_text("def lines(): return ['here']")
+    _, checks = report(capsys, 0, "--plugin", str(folder))
+    assert checks["backend acme-chip/chip"]["detail"] == "here"

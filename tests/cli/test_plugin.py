@@ -303,3 +303,18 @@ def test_a_task_file_that_is_missing(world: World, capsys: pytest.CaptureFixture
     assert "no file quiz.yaml in acme_quiz" in findings(capsys, "acme-quiz", 3)["factory"]["observation"]
     world.file("acme-quiz", "quiz.yaml").write_text("")
     assert findings(capsys, "acme-quiz", 0) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"), [("lines", None), ("line", "no line in"), ("", "no module nowhere")]
+)
+def test_what_a_probe_names_is_looked_for(
+    world: World, capsys: pytest.CaptureFixture[str], name: str, problem: str | None
+) -> None:
+    folder = world.local("acme-chip", provides=METRIC)
+    (folder / "here.py").write_text("def lines(): return 1 / 0\n")
+    probe = f"acme_chip.here:{name}" if name else "acme_chip.nowhere:lines"
+    with open(folder / "llmasos.toml", "a") as file:
+        file.write(f'probe = "{probe}"\n')
+    found = findings(capsys, str(folder), 0 if problem is None else 3)
+    assert problem is None or problem in found["factory"]["observation"]

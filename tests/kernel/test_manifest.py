@@ -46,7 +46,13 @@ def test_a_full_manifest_is_accepted() -> None:
             "runs_remote_code": False,
         },
         provides=[
-            {**PROVIDES, "capabilities": {"a": [1]}, "aliases_for": ["WER"], "matches": {"files": ["*.x"]}}
+            {
+                **PROVIDES,
+                "capabilities": {"a": [1]},
+                "aliases_for": ["WER"],
+                "matches": {"files": ["*.x"]},
+                "probe": "acme.here:lines",
+            }
         ],
         settings={"cache_mb": {"type": "int", "default": 5, "help": "Memory"}},
     )
@@ -73,6 +79,8 @@ def test_a_full_manifest_is_accepted() -> None:
         ({"provides": [{**PROVIDES, "kind": "metrc"}]}, "unknown kind `metrc`, did you mean `metric`?"),
         ({"provides": [PROVIDES, PROVIDES]}, "metric `wer` is provided twice"),
         ({"provides": [{**PROVIDES, "name": "a/b"}]}, "`provides.1.name`"),
+        ({"provides": [{**PROVIDES, "probe": "acme.here"}]}, "'acme.here' does not name a function"),
+        ({"provides": [{**PROVIDES, "probe": "acme here:lines"}]}, "`provides.1.probe`"),
         ({"hooks": ["eval_finnished"]}, "unknown hook `eval_finnished`, did you mean `eval_finished`?"),
         ({"hooks": ["llmasos_eval_finished"]}, "write `eval_finished` without the prefix"),
         ({"hooks": ["metrics"]}, '`metrics` is implied by [[provides]] kind = "metric"'),
