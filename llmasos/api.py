@@ -93,6 +93,15 @@ from llmasos.contracts.runtime import (
     PreparingBackend,
 )
 from llmasos.contracts.signing import Signed, Signer, SignerDef
+from llmasos.contracts.stack import (
+    BlockPlan,
+    LinearPlan,
+    NormPlan,
+    StackBackend,
+    StackInput,
+    StackPlan,
+    StackRunner,
+)
 from llmasos.contracts.stage import Report, Stage, StageResult, Worker
 from llmasos.contracts.task_source import (
     ProgramDocument,
@@ -149,6 +158,7 @@ __all__ = [
     "Backend",
     "BackendDef",
     "BackendRequest",
+    "BlockPlan",
     "CausalLM",
     "Checkpoint",
     "ChoiceOutcome",
@@ -185,6 +195,7 @@ __all__ = [
     "KVCache",
     "KernelOp",
     "LikelihoodOutcome",
+    "LinearPlan",
     "LlmasosError",
     "LoadedModel",
     "ManifestError",
@@ -195,6 +206,7 @@ __all__ = [
     "ModelArchitecture",
     "ModelNotFound",
     "NamedChatTemplates",
+    "NormPlan",
     "NotFound",
     "OpName",
     "Ops",
@@ -229,6 +241,10 @@ __all__ = [
     "Signer",
     "SignerDef",
     "SpecialTokens",
+    "StackBackend",
+    "StackInput",
+    "StackPlan",
+    "StackRunner",
     "Stage",
     "StageResult",
     "TaskDef",

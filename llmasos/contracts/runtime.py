@@ -16,6 +16,8 @@ from llmasos.contracts.base import Contribution
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from llmasos.contracts.stack import StackPlan, StackRunner
+
 OpName = Literal[
     "linear",
     "embedding",
@@ -93,6 +95,9 @@ class Ops(Protocol):
 
         ``lookup``: rows of it are looked up, too (``embedding``). The result may share memory with ``weight``.
         """
+
+    def stack(self, plan: StackPlan) -> StackRunner | None:
+        """A whole stack of layers in one call, where the back end can do that; None to go op by op."""
 
     def embedding(self, ids: Tensor, weight: Tensor | PackedWeight) -> Tensor:
         """ids [N] int64, weight [V, O] -> [N, O]."""

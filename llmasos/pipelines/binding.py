@@ -21,6 +21,7 @@ from llmasos.contracts.runtime import (
     PackingBackend,
     PreparingBackend,
 )
+from llmasos.contracts.stack import StackBackend, StackPlan, StackRunner
 from llmasos.errors import DeviceUnavailable, EnvironmentProblem, LlmasosError, PluginError, UsageError
 from llmasos.pipelines.offers import Answer, ambiguous, asked, offers, usable
 
@@ -87,6 +88,8 @@ class BoundOps:
         #: What the back end says of itself once it is ready.
         self.facts = dict(facts or {})
         self._packer = packer
+        #: Computes whole stacks, once it has passed its check.
+        self._stacker: StackBackend | None = None
         self._backend = backend
         self._warn = warn
         for name, call in ops.items():
@@ -96,6 +99,24 @@ class BoundOps:
     def packs(self) -> bool:
         """Whether weights go to the back end to be laid out."""
         return self._packer is not None
+
+    def stack(self, plan: StackPlan) -> StackRunner | None:
+        """The stack as the back end computes it in one call; None, with one warning where it fails, to go op by op."""
+        if self._stacker is None:
+            return None
+        name = f"{self._backend}.stack"
+        try:
+            return self._stacker.stack(plan)
+        except Exception as error:
+            self.refused[name] = f"raised {type(error).__name__}: {error}"
+            if self._warn is not None:
+                self._warn(f"layers are computed op by op: {name} {self.refused[name]}")
+            return None
+
+    def compute_stacks(self, stacker: StackBackend) -> None:
+        """Let ``stacker`` compute whole stacks: it has passed its check."""
+        self._stacker = stacker
+        self.providers["stack"] = f"{self._backend}.stack"
 
     def pack(self, weight: Tensor, lookup: bool) -> Tensor | PackedWeight:
         """``weight`` as the bound ops read it fastest; as it is, with one warning, when the back end fails at it."""
@@ -199,9 +220,41 @@ def bind_ops(hub: KernelHub, backend: str, device: str, dtype: DTypeName) -> Bou
         if reason is not None:
             packer = None
             refused[f"{backend}.pack"] = reason
-    return BoundOps(
+    bound = BoundOps(
         ops, providers, refused, packer, backend=backend, facts=_facts(hub, backend, made), warn=hub.warn
     )
+    if isinstance(made, StackBackend):
+        reason = _stack_refusal(hub, made, bound, offered, device, dtype)
+        if reason is None:
+            bound.compute_stacks(made)
+        else:
+            bound.refused[f"{backend}.stack"] = reason
+    return bound
+
+
+#: Largest difference in float32 between a stack of two layers and the reference ops, on values of unit scale; and what
+#: rounding of the result may add, in spacings of the element type.
+_STACK_TOLERANCE, _STACK_SPACINGS = 1e-4, 16
+
+
+def _stack_refusal(
+    hub: KernelHub, stacker: StackBackend, bound: BoundOps, offered: Offered, device: str, dtype: DTypeName
+) -> str | None:
+    """Why layers go op by op, or None."""
+    import torch
+
+    from llmasos.pipelines.stackcheck import stack_difference
+
+    reference: dict[str, OpCallable] = {
+        op: hub.get("kernel_op", offered[REFERENCE, op][1]) for op in OP_NAMES
+    }
+    allowed = _STACK_TOLERANCE
+    if dtype != "float32":
+        allowed = _STACK_SPACINGS * torch.finfo(getattr(torch, dtype)).eps
+    difference = stack_difference(stacker.stack, bound.pack, reference, device=device, dtype=dtype)
+    if difference > allowed:
+        return f"differs from the reference by {difference:.3g} (allowed {allowed:.3g})"
+    return None
 
 
 def prepared_backend(hub: KernelHub, backend: str, device: str, dtype: DTypeName) -> Backend | None:

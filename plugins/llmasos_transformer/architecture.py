@@ -106,6 +106,7 @@ class FamilyArchitecture:
             if isinstance(checkpoint, Releasable):
                 # Otherwise the whole file stays in memory beside the copy until it is closed.
                 checkpoint.release(stored)
+        model.settle()
         return model.eval()
 
     def _read(self, checkpoint: Checkpoint, name: str) -> Tensor:

@@ -86,6 +86,10 @@ class SlabCache:
             pieces.append(torch.arange(begin, begin + count))
         return torch.cat(pieces).to(self.keys.device)
 
+    def slabs(self) -> tuple[Tensor, Tensor]:
+        """Flattened slabs of keys and values of all layers, views: [layers, slots * capacity, Hk, E] each."""
+        return self.keys.flatten(1, 2), self.values.flatten(1, 2)
+
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Flattened slabs of keys and values of one layer, views: [slots * capacity, Hk, E] each."""
         return self.keys[index].flatten(0, 1), self.values[index].flatten(0, 1)

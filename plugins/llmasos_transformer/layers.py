@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from llmasos.api import AttentionLayout, Ops, PackedWeight
+from llmasos.api import AttentionLayout, BlockPlan, LinearPlan, NormPlan, Ops, PackedWeight
 from llmasos_transformer.cache import SlabCache
 from llmasos_transformer.path import SlabPath
 from llmasos_transformer.spec import StackSpec
@@ -43,6 +43,10 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.ops.linear(x, self.weight, self.bias)
 
+    def plan(self) -> LinearPlan:
+        """For a back end that computes whole stacks."""
+        return LinearPlan(self.weight, self.bias)
+
 
 class RMSNorm(nn.Module):
     """x / rms(x) * weight."""
@@ -55,6 +59,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.ops.rms_norm(x, self.weight, self.eps)
+
+    def plan(self) -> NormPlan:
+        """For a back end that computes whole stacks."""
+        return NormPlan("rms", self.weight, None, self.eps)
 
 
 class LayerNorm(nn.Module):
@@ -69,6 +77,10 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.ops.layer_norm(x, self.weight, self.bias, self.eps)
+
+    def plan(self) -> NormPlan:
+        """For a back end that computes whole stacks."""
+        return NormPlan("layer", self.weight, self.bias, self.eps)
 
 
 def make_norm(ops: Ops, spec: StackSpec) -> RMSNorm | LayerNorm:
@@ -153,6 +165,22 @@ class Block(nn.Module):
             return x + self.feed_forward(self.feed_forward_norm(x))
         x = self.attention_norm(kept + self.attention(x, shared, rows))
         return self.feed_forward_norm(x + self.feed_forward(x))
+
+    def plan(self) -> BlockPlan:
+        """For a back end that computes whole stacks."""
+        attention, feed_forward = self.attention, self.feed_forward
+        return BlockPlan(
+            attention_norm=self.attention_norm.plan(),
+            query=attention.query.plan(),
+            key=attention.key.plan(),
+            value=attention.value.plan(),
+            output=attention.output.plan(),
+            scale=attention.scale,
+            feed_forward_norm=self.feed_forward_norm.plan(),
+            gate=None if feed_forward.gate is None else feed_forward.gate.plan(),
+            up=feed_forward.up.plan(),
+            down=feed_forward.down.plan(),
+        )
 
 
 class Embeddings(nn.Module):

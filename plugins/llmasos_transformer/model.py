@@ -21,6 +21,9 @@ from llmasos.api import (
     PackedBatch,
     PackedWeight,
     PathCache,
+    StackInput,
+    StackPlan,
+    StackRunner,
     UsageError,
     WeightsError,
 )
@@ -42,6 +45,16 @@ def _inside(ids: Tensor, limit: int, what: str, hint: str) -> None:
         )
 
 
+def _given(x: Tensor, shared: Pass) -> StackInput:
+    """A pass as a back end takes it that computes whole stacks."""
+    keys = values = None
+    if shared.cache is not None:
+        keys, values = shared.cache.slabs()
+    return StackInput(
+        x, shared.layout, shared.cos, shared.sin, keys, values, shared.cache_rows, shared.wanted
+    )
+
+
 class Stack(nn.Module):
     """Embeddings, blocks and the last norm. Decoders see only the past, encoders see everything."""
 
@@ -61,6 +74,8 @@ class Stack(nn.Module):
         self.embeddings = Embeddings(ops, spec)
         self.blocks = nn.ModuleList(Block(ops, spec, layer) for layer in range(spec.layers))
         self.final_norm = make_norm(ops, spec) if spec.norm_at == "pre" else None
+        #: The layers as the back end computes them in one call; None: block by block, as above.
+        self.runner: StackRunner | None = None
         # Kept out of the state: frequencies are float32 whatever the model's dtype.
         self.frequencies: Tensor | None = None if spec.rope is None else spec.rope.frequencies().to(device)
 
@@ -101,13 +116,32 @@ class Stack(nn.Module):
         wanted = None if batch.tree is None else batch.tree.wanted
         shared = Pass(layout=layout, cos=cos, sin=sin, cache=slabs, cache_rows=rows, wanted=wanted)
         x = self.embeddings(batch.tokens, batch.positions, batch.token_types)  # [N, D]
-        for block in self.blocks:
-            x = block(x, shared)
+        x = self._blocks(x, shared) if self.runner is None else self.runner(_given(x, shared))
         if isinstance(slabs, SlabPath) and batch.tree is not None:
             slabs.advance(batch.tree)
         elif isinstance(slabs, SlabCache) and batch.slots is not None:
             slabs.advance(batch.slots, counts)
+        return x
+
+    def _blocks(self, x: Tensor, shared: Pass) -> Tensor:
+        """The layers and the last norm: [N, D] -> [N, D], or [R, D] where rows are wanted."""
+        for block in self.blocks:
+            x = block(x, shared)
         return x if self.final_norm is None else self.final_norm(x)
+
+    def settle(self) -> None:
+        """All weights are in place: let the back end compute the layers in one call if it can."""
+        spec = self.spec
+        plan = StackPlan(
+            blocks=tuple(block.plan() for block in self.blocks if isinstance(block, Block)),
+            norm_first=spec.norm_at == "pre",
+            activation=spec.activation,
+            query_heads=spec.query_heads,
+            key_heads=spec.key_heads,
+            head_width=spec.head_width,
+            final_norm=None if self.final_norm is None else self.final_norm.plan(),
+        )
+        self.runner = self.ops.stack(plan)
 
     def _check(
         self, batch: PackedBatch, cache: KVCache | PathCache | None, counts: list[int]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmasos.api import OP_NAMES, AttentionLayout, UsageError
+from llmasos.api import OP_NAMES, AttentionLayout, StackPlan, StackRunner, UsageError
 
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -237,6 +237,10 @@ class ReferenceOps:
     def pack(self, weight: Tensor, lookup: bool) -> Tensor:
         """The tensor itself: plain torch has no other layout."""
         return weight
+
+    def stack(self, plan: StackPlan) -> StackRunner | None:
+        """None: plain torch goes op by op."""
+        return None
 
     embedding = staticmethod(embedding)
     rms_norm = staticmethod(rms_norm)

@@ -48,6 +48,10 @@ class SlabPath:
             )
         return torch.arange(self._length, end, device=self.keys.device)
 
+    def slabs(self) -> tuple[Tensor, Tensor]:
+        """Slabs of keys and values of all layers: [layers, capacity, Hk, E] each."""
+        return self.keys, self.values
+
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Slabs of keys and values of one layer, views: [capacity, Hk, E] each."""
         return self.keys[index], self.values[index]

@@ -1,0 +1,109 @@
+"""A whole stack of transformer layers, as a back end may compute it in one go.
+
+Letters: N packed tokens, R wanted rows, K rows of a cache, L layers, D model width, F feed-forward width, Hq query heads, Hk
+key/value heads, E head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+from llmasos.contracts.runtime import AttentionLayout, Backend, PackedWeight
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class NormPlan:
+    """``rms_norm`` or ``layer_norm`` as in ``Ops``: weight [D], bias [D]."""
+
+    kind: Literal["rms", "layer"]
+    weight: Tensor = field(repr=False)
+    bias: Tensor | None = field(repr=False)
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class LinearPlan:
+    """``linear`` as in ``Ops``: weight [O, I], packed or not, bias [O]."""
+
+    weight: Tensor | PackedWeight = field(repr=False)
+    bias: Tensor | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPlan:
+    """One layer. ``gate`` is None for a feed-forward part without one. ``scale``: what scores of attention are multiplied with."""
+
+    attention_norm: NormPlan
+    query: LinearPlan
+    key: LinearPlan
+    value: LinearPlan
+    output: LinearPlan
+    scale: float
+    feed_forward_norm: NormPlan
+    gate: LinearPlan | None
+    up: LinearPlan
+    down: LinearPlan
+
+
+@dataclass(frozen=True, slots=True)
+class StackPlan:
+    """Layers one after the other, each with two residual connections.
+
+    With ``norm_first``, for x [N, D]::
+
+        x = x + output(attention(rotary(query(h)), rotary(key(h)), value(h)))    where h = attention_norm(x)
+        x = x + down(activation(gate(h)) * up(h))    or down(activation(up(h)))    where h = feed_forward_norm(x)
+
+    and ``final_norm`` of the last x. Otherwise h is x itself and each sum goes through the norm.
+    """
+
+    blocks: tuple[BlockPlan, ...] = field(repr=False)
+    norm_first: bool
+    #: As in ``Ops.activation``.
+    activation: str
+    query_heads: int
+    key_heads: int
+    head_width: int
+    final_norm: NormPlan | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StackInput:
+    """One pass: x [N, D] and how its tokens hang together.
+
+    ``cos`` and ``sin`` [N, R/2] float32 are the rotary angles, None without them. With a cache, ``keys`` and ``values``
+    [L, K, Hk, E] are its slabs: those of the new tokens go to rows ``rows`` [N] int64 of each layer before attention reads the
+    slab. ``wanted`` [R] int64, ascending: the rows of the result; the last layer need not be computed in full for the others.
+    """
+
+    x: Tensor
+    layout: AttentionLayout
+    cos: Tensor | None = None
+    sin: Tensor | None = None
+    keys: Tensor | None = None
+    values: Tensor | None = None
+    rows: Tensor | None = None
+    wanted: Tensor | None = None
+
+
+class StackRunner(Protocol):
+    """A stack that a back end has made its own."""
+
+    def __call__(self, given: StackInput) -> Tensor:
+        """The final hidden states: [N, D], or [R, D] where rows are wanted."""
+
+
+@runtime_checkable
+class StackBackend(Backend, Protocol):
+    """A back end that computes whole stacks, with fewer calls and waits than op by op.
+
+    Small stacks of each form are compared with the reference ops first. What it computes is what its ops compute, but for
+    rounding.
+    """
+
+    def stack(self, plan: StackPlan) -> StackRunner | None:
+        """The stack, ready to run; None when it cannot run this one (then it runs op by op)."""
