@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from llmasos.api import ChoiceOutcome, GenerationOutcome, InputError, Outcome
 from llmasos_evals.digests import digest
 from llmasos_evals.metrics.base import AggregatedMetric, said
+from llmasos_evals.patience import Patience
 
 
 class ExactMatch(AggregatedMetric):
@@ -52,8 +53,10 @@ class ExactMatch(AggregatedMetric):
         }
 
     def cleaned(self, text: str) -> str:
-        for regex in self.regexes:
-            text = regex.sub("", text)
+        if self.regexes:
+            with Patience("exact_match: regexes_to_ignore"):
+                for regex in self.regexes:
+                    text = regex.sub("", text)
         if self.ignore_case:
             text = text.lower()
         return text.translate(self._table)

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from llmasos.api import EvaluationError, GenerationOutcome, InputError, Outcome
 from llmasos_evals.metrics.base import AggregatedMetric, need, said
 from llmasos_evals.metrics.instructions import follows, loosened, splitter
+from llmasos_evals.patience import Patience
 from llmasos_evals.statistics.aggregations import Aggregation
 from llmasos_evals.statistics.resampling import SumAggregation
 
@@ -69,7 +70,9 @@ class IfevalMetric(AggregatedMetric):
         found = []
         for name, given in zip(names, arguments, strict=True):
             kept = {key: value for key, value in dict(given).items() if value}
-            found.append(int(any(follows(str(name), kept, form, split) for form in forms)))
+            # Keywords are patterns and come with the data. Long, because some checks load a library first.
+            with Patience(f"{self.name}: {name}", seconds=60):
+                found.append(int(any(follows(str(name), kept, form, split) for form in forms)))
         return found
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llmasos.api import EvaluationError, InputError, LlmasosError
+from llmasos_evals.patience import Patience
 from llmasos_evals.tasks.config import FilterSpec
 
 Doc = Mapping[str, Any]
@@ -41,7 +42,11 @@ def regex(regex_pattern: str = NUMBER_PATTERN, group_select: int = 0, fallback: 
             match = next((group for group in match if group), fallback)
         return str(match).strip()
 
-    return lambda answers, doc: [one(answer) for answer in answers]
+    def apply(answers: Any, doc: Doc) -> list[str]:
+        with Patience("step regex"):
+            return [one(answer) for answer in answers]
+
+    return apply
 
 
 def multi_choice_regex(
@@ -76,21 +81,23 @@ def multi_choice_regex(
 
     def apply(answers: Any, doc: Doc) -> list[str]:
         letters = [chr(ord("A") + number) for number in range(len(doc["choices"]))]
-        texts = [cleaned(choice.strip()) for choice in doc["choices"]]
+        with Patience("step multi_choice_regex"):
+            texts = [cleaned(choice.strip()) for choice in doc["choices"]]
         # Longest first: alternation takes the leftmost branch, and one choice may begin another.
         by_text = re.compile("|".join(sorted((re.escape(text) for text in texts), key=len, reverse=True)))
         by_letter = re.compile(rf":[\s]*({'|'.join(letters)})")
         text_letter = {text: f"({letter})" for text, letter in zip(texts, letters, strict=True)}
         bare_letter = {letter: f"({letter})" for letter in letters}
         out = []
-        for answer in answers:
-            text = answer if isinstance(answer, str) else ""
-            out.append(
-                find(pattern, text, {})
-                or find(by_text, cleaned(text), text_letter)
-                or find(by_letter, text, bare_letter)
-                or fallback
-            )
+        with Patience("step multi_choice_regex"):
+            for answer in answers:
+                text = answer if isinstance(answer, str) else ""
+                out.append(
+                    find(pattern, text, {})
+                    or find(by_text, cleaned(text), text_letter)
+                    or find(by_letter, text, bare_letter)
+                    or fallback
+                )
         return out
 
     return apply

@@ -224,10 +224,16 @@ class Task:
         with repeatable_randomness() if self._code.used else nullcontext():
             for pipeline in self._pipelines:
                 doc = copied(planned.doc)  # task code may change what it is given
-                if self.output_type == "generate_until":
-                    results = [pipeline(answers, doc)]
-                else:
-                    results = [pipeline([answer], doc) for answer in answers]
+                try:
+                    if self.output_type == "generate_until":
+                        results = [pipeline(answers, doc)]
+                    else:
+                        results = [pipeline([answer], doc) for answer in answers]
+                except EvaluationError as error:
+                    raise EvaluationError(
+                        f"task {self.name}: filter {pipeline.name!r}: {error.message} (document {planned.index})",
+                        hint=error.hint,
+                    ) from error
                 for name, value in self._contributions(planned, results, tokens).items():
                     out[name, pipeline.name] = plain(value)
         return out

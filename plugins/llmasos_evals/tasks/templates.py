@@ -1,7 +1,7 @@
 """Templates: turning a document into text, target and choices.
 
-Jinja in a sandbox, compiled once a template: rendering is then a hundred times cheaper than compiling, which is what a
-runner that compiles for every document spends its time on.
+Jinja in a sandbox that counts what a template does, compiled once a template: rendering is then a hundred times cheaper than
+compiling, which is what a runner that compiles for every document spends its time on.
 """
 
 from __future__ import annotations
@@ -13,27 +13,35 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError
-from jinja2.sandbox import SandboxedEnvironment
+from jinja2 import TemplateError
 
 from llmasos.api import EvaluationError, InputError
+from llmasos_evals.patience import Patience
+from llmasos_evals.tasks.metering import MeteredEnvironment, MeteredTemplate, TemplateTooCostly
+
+#: Longer ones are in no task anybody published.
+MAX_TEMPLATE = 1 << 18
 
 
 def _regex_replace(string: str, pattern: str, repl: str, count: int = 0) -> str:
-    return re.sub(pattern, repl, string, count=count)
+    with Patience("regex_replace"):
+        return re.sub(pattern, repl, string, count=count)
 
 
 @lru_cache(maxsize=1)
-def _environment() -> SandboxedEnvironment:
-    env = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+def _environment() -> MeteredEnvironment:
+    env = MeteredEnvironment()
     env.filters["regex_replace"] = _regex_replace
+    env.meter_filters()
     return env
 
 
 @lru_cache(maxsize=4096)
-def compiled(template: str) -> Template:
-    """The template, compiled once a process."""
-    return _environment().from_string(template)
+def compiled(template: str) -> MeteredTemplate:
+    """The template, compiled once a process. Raises jinja2.TemplateError."""
+    if len(template) > MAX_TEMPLATE:
+        raise TemplateTooCostly(f"it is {len(template)} characters long, more than {MAX_TEMPLATE}")
+    return _environment().compile_metered(template)
 
 
 class Fields:
@@ -124,8 +132,15 @@ class Fields:
         """The template over the document's columns. Raises InputError naming file, field and cause."""
         try:
             return compiled(template).render(doc)
-        except EvaluationError:
-            raise
+        except EvaluationError as error:
+            raise EvaluationError(
+                f"{self.source}: task {self.task}: `{field}`: {error.message}", hint=error.hint
+            ) from error
+        except TemplateTooCostly as error:
+            raise InputError(
+                f"{self.source}: task {self.task}: `{field}` is refused: {error}",
+                hint="a template puts the columns of a document together; long work belongs into `process_docs`",
+            ) from error
         except Exception as error:  # templates may raise anything Python can
             raise InputError(
                 f"{self.source}: task {self.task}: `{field}` cannot be rendered: {type(error).__name__}: {error}",
