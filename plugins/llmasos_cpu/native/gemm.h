@@ -5,84 +5,12 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "kernels.h"
-#include "vector.h"
+#include "activations.h"
+#include "packing.h"
 
 namespace {
 
-using llmc::Kernels;
-using llmc::kChunk;
-using llmc::kChunkGroups;
-using llmc::kGroupWords;
-using llmc::kPanel;
-using llmc::Layout;
-using llmc::Method;
-using llmc::Rows;
-
-constexpr int kPanelVectors = kPanel / kLanes;
-
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t chunk_words(const Layout& m, int64_t chunk) { return smaller(kChunk, m.words - chunk * kChunk); }
-
-inline Vec load_as_float(const Rows& x, int64_t row, int64_t column, int count) {
-  const int64_t at = row * x.stride + column;
-  if (x.type == LLMC_BF16) {
-    const bf16* p = static_cast<const bf16*>(x.data) + at;
-    return count == kLanes ? load(p) : load(p, count);
-  }
-  const float* p = static_cast<const float*>(x.data) + at;
-  return count == kLanes ? load(p) : load(p, count);
-}
-
-// out[step * out_stride + row] = words[row * stride + step].
-void transpose_words(const float* words, int64_t stride, int rows, int64_t steps, float* out, int64_t out_stride) {
-  for (int64_t step = 0; step < steps; step += kLanes) {
-    const int columns = static_cast<int>(smaller(kLanes, steps - step));
-    for (int row = 0; row < rows; row += kLanes) {
-      const int count = rows - row < kLanes ? rows - row : kLanes;
-      Vec tile[kLanes];
-      for (int i = 0; i < kLanes; ++i) {
-        const float* p = words + (row + i) * stride + step;
-        tile[i] = i >= count ? zero() : columns == kLanes ? load(p) : load(p, columns);
-      }
-      transpose(tile);
-      for (int i = 0; i < columns; ++i) {
-        float* p = out + (step + i) * out_stride + row;
-        if (count == kLanes) {
-          store(p, tile[i]);
-        } else {
-          store(p, tile[i], count);
-        }
-      }
-    }
-  }
-}
-
 // ---- fp32 ----------------------------------------------------------------------------------------------------
-
-int64_t floats_chunk_bytes(const Layout&, int rows, int) { return kChunk * rows * 4; }
-
-void pack_fp32(const Layout& m, const Rows& x, int64_t first, int rows, int, int64_t chunk, uint8_t* out) {
-  const int64_t column = chunk * kChunk, words = chunk_words(m, chunk);
-  float* target = reinterpret_cast<float*>(out);
-  if (x.type == LLMC_FP32) {
-    const float* from = static_cast<const float*>(x.data) + first * x.stride + column;
-    if (rows == 1) {
-      memcpy(target, from, static_cast<size_t>(words) * 4);
-    } else {
-      transpose_words(from, x.stride, rows, words, target, rows);
-    }
-    return;
-  }
-  for (int row = 0; row < rows; ++row) {
-    float wide[kChunk];
-    for (int64_t i = 0; i < words; i += kLanes) {
-      const int count = static_cast<int>(smaller(kLanes, words - i));
-      store(wide + i, load_as_float(x, first + row, column + i, count), count);
-    }
-    for (int64_t i = 0; i < words; ++i) target[i * rows + row] = wide[i];
-  }
-}
 
 // Into the first-level cache, a few steps ahead; into the second-level one, far enough ahead to hide the memory.
 constexpr int64_t kNear = 256, kFar = 4096;
@@ -155,23 +83,86 @@ void multiply_fp32(const Layout& m, const uint8_t* block, int rows, int, const u
                   reinterpret_cast<const float*>(panel) + first * kPanel, last - first, sums, begin > 0);
 }
 
-// ---- results -------------------------------------------------------------------------------------------------
+// ---- bf16 without bf16 instructions --------------------------------------------------------------------------
 
-inline Vec sigmoid(Vec x) { return all(1.0f) / (all(1.0f) + exp(zero() - x)); }
+// The even and odd halves of 32-bit words, as floats.
+#if defined(__AVX512F__)
+inline Vec even_halves(Vec w) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(w.v), 16))}; }
+inline Vec odd_halves(Vec w) {
+  const __m512i mask = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+  return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(w.v), mask))};
+}
+#elif defined(__AVX2__)
+inline Vec even_halves(Vec w) { return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(w.v), 16))}; }
+inline Vec odd_halves(Vec w) {
+  return {_mm256_and_ps(w.v, _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(0xffff0000u))))};
+}
+#else
+inline Vec even_halves(Vec w) {
+  Whole bits;
+  memcpy(&bits, &w.v, sizeof bits);
+  bits <<= 16;
+  memcpy(&w.v, &bits, sizeof bits);
+  return w;
+}
+inline Vec odd_halves(Vec w) {
+  Whole bits;
+  memcpy(&bits, &w.v, sizeof bits);
+  bits &= static_cast<int32_t>(0xffff0000u);
+  memcpy(&w.v, &bits, sizeof bits);
+  return w;
+}
+#endif
 
-template <int Activation>
-inline Vec activate(Vec x) {
-  switch (Activation) {
-    case LLMC_RELU: return select(x < zero(), zero(), x);
-    case LLMC_RELU2: return select(x < zero(), zero(), x) * select(x < zero(), zero(), x);
-    case LLMC_GELU: return all(0.5f) * x * (all(1.0f) + erf(x * all(0.70710678f)));
-    case LLMC_GELU_TANH:
-      return all(0.5f) * x * (all(1.0f) + tanh(all(0.79788456f) * fma(all(0.044715f) * x * x, x, x)));
-    case LLMC_SILU: return x * sigmoid(x);
-    case LLMC_GELU_QUICK: return x * sigmoid(all(1.702f) * x);
-    default: return x;
+template <int R, int V>
+void bf16_rows(const float* activations, const float* panel, int64_t words, float* out, bool resume) {
+  for (int column = 0; column < kPanel; column += V * kLanes) {
+    const float* a = activations;
+    const float* b = panel + column;
+    float* sums = out + column;
+    Vec sum[R][V];
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) sum[r][v] = resume ? load(sums + r * kPanel + v * kLanes) : zero();
+    for (int64_t k = 0; k < words; ++k) {
+      prefetch_step<R, V>(b);
+      Vec even[V], odd[V];
+      for (int v = 0; v < V; ++v) {
+        const Vec w = load(b + v * kLanes);
+        even[v] = even_halves(w);
+        odd[v] = odd_halves(w);
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const Vec x = all(a[r]), y = all(a[R + r]);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) sum[r][v] = fma(y, odd[v], fma(x, even[v], sum[r][v]));
+      }
+      a += 2 * R;
+      b += kPanel;
+    }
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) store(sums + r * kPanel + v * kLanes, sum[r][v]);
   }
 }
+
+#if defined(__AVX512F__)
+constexpr int kWidenedRows = 12;
+constexpr Fp32Rows kBf16[kWidenedRows] = {bf16_rows<1, 2>, bf16_rows<2, 2>,  bf16_rows<3, 2>,  bf16_rows<4, 2>,
+                                          bf16_rows<5, 2>, bf16_rows<6, 2>,  bf16_rows<7, 2>,  bf16_rows<8, 2>,
+                                          bf16_rows<9, 2>, bf16_rows<10, 2>, bf16_rows<11, 2>, bf16_rows<12, 2>};
+#else
+constexpr int kWidenedRows = 4;
+constexpr Fp32Rows kBf16[kWidenedRows] = {bf16_rows<1, 4>, bf16_rows<2, 2>, bf16_rows<3, 2>, bf16_rows<4, 2>};
+#endif
+
+inline void multiply_bf16_widened(const Layout& m, const uint8_t* block, int rows, int, const uint8_t* panel,
+                                  int64_t begin, int64_t end, float* sums) {
+  const int64_t first = begin * kChunk, last = smaller(end * kChunk, m.words);
+  kBf16[rows - 1](reinterpret_cast<const float*>(block) + first * 2 * rows,
+                  reinterpret_cast<const float*>(panel) + first * kPanel, last - first, sums, begin > 0);
+}
+
+// ---- results -------------------------------------------------------------------------------------------------
 
 template <int Activation, typename Number>
 void finish_rows(const llmc_linear_call& call, const float* sums, int64_t first, int count, int64_t column,
@@ -213,6 +204,7 @@ void finish_as(const llmc_linear_call& call, const float* sums, int64_t first, i
     case LLMC_GELU_TANH: return finish_rows<LLMC_GELU_TANH, Number>(call, sums, first, count, column, columns);
     case LLMC_SILU: return finish_rows<LLMC_SILU, Number>(call, sums, first, count, column, columns);
     case LLMC_GELU_QUICK: return finish_rows<LLMC_GELU_QUICK, Number>(call, sums, first, count, column, columns);
+    case LLMC_TANH: return finish_rows<LLMC_TANH, Number>(call, sums, first, count, column, columns);
     default: return finish_rows<LLMC_NONE, Number>(call, sums, first, count, column, columns);
   }
 }
@@ -228,6 +220,8 @@ void finish(const llmc_linear_call& call, const float* sums, int64_t first, int 
 
 void fill_generic(Kernels* table) {
   table->fp32 = {kFloatRows, kFloatRows, floats_chunk_bytes, pack_fp32, multiply_fp32, nullptr, nullptr};
+  table->bf16 = {kWidenedRows, kWidenedRows, widened_chunk_bytes, pack_bf16_widened, multiply_bf16_widened,
+                 nullptr,      nullptr};
   table->finish = finish;
   table->transpose = transpose_words;
 }

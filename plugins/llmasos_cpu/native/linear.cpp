@@ -18,6 +18,8 @@ Kernels make_table() {
   const Features& f = features();
   if (f.avx2) fill_avx2(&table);
   if (f.avx512) fill_avx512(&table);
+  if (f.avx512_bf16) fill_avx512_bf16(&table);
+  if (f.amx_bf16 && f.amx_int8) fill_amx(&table);
 #endif
   return table;
 }
@@ -71,7 +73,7 @@ struct Packed {
 };
 
 void multiply_panels(const Plan& plan, const llmc_linear_call& call, const Blocks& blocks, const Packed& packed,
-                     int64_t row, int64_t begin, int64_t end) {
+                     int64_t row, int64_t begin, int64_t end, const PanelSink* sink) {
   const Layout& m = plan.m;
   alignas(64) float sums[kPanelsAtOnce][kRowsAtOnce][kPanel];
   const int64_t chunks = m.chunks();
@@ -92,6 +94,10 @@ void multiply_panels(const Plan& plan, const llmc_linear_call& call, const Block
     for (int64_t i = 0; i < count; ++i) {
       const int64_t column = (p + i) * kPanel;
       const int columns = static_cast<int>(m.outputs - column < kPanel ? m.outputs - column : kPanel);
+      if (sink) {
+        sink->take(sink->self, sums[i][0], row, blocks.rows, column, columns);
+        continue;
+      }
       kernels().finish(call, sums[i][0], row, static_cast<int>(blocks.rows), column, columns);
     }
   }
@@ -110,7 +116,7 @@ int32_t check_linear(const llmc_linear_call& call) {
   if (!read_layout(call.matrix, &m)) return LLMC_BAD_DATA;
   if (call.x_type != LLMC_FP32 && call.x_type != LLMC_BF16) return LLMC_BAD_ARGUMENT;
   if (call.y_type != LLMC_FP32 && call.y_type != LLMC_BF16) return LLMC_BAD_ARGUMENT;
-  if (call.activation < LLMC_NONE || call.activation > LLMC_RELU2) return LLMC_BAD_ARGUMENT;
+  if (call.activation < LLMC_NONE || call.activation > LLMC_TANH) return LLMC_BAD_ARGUMENT;
   if (call.activation_bits != 0 && call.activation_bits != 8 && call.activation_bits != 16) return LLMC_BAD_ARGUMENT;
   if (call.rows == 0) return LLMC_OK;
   if (!call.x || !call.y) return LLMC_BAD_ARGUMENT;
@@ -130,7 +136,7 @@ size_t linear_scratch(const llmc_linear_call& call) {
   return static_cast<size_t>(Packed(plan, blocks, nullptr).stride * blocks.count);
 }
 
-void run_linear(Team& members, const llmc_linear_call& call, void* scratch) {
+void run_linear(Team& members, const llmc_linear_call& call, void* scratch, const PanelSink* sink, int64_t piece) {
   if (call.rows == 0) return;
   const Plan plan = make_plan(call);
   const Layout& m = plan.m;
@@ -151,10 +157,10 @@ void run_linear(Team& members, const llmc_linear_call& call, void* scratch) {
     // Pieces small enough to share out evenly, large enough to read memory in long runs.
     int64_t grain = m.panels / (members.size * 4);
     const int64_t most = blocks.count > 1 ? kPanelsAtOnce : 1 + (int64_t{1} << 18) / m.panel_bytes;
-    grain = grain < 1 ? 1 : grain > most ? most : grain;
+    grain = piece > 0 ? piece : grain < 1 ? 1 : grain > most ? most : grain;
     if (plan.method->enter) plan.method->enter(blocks.size(0));
     members.chunks(m.panels, grain, [&](int64_t begin, int64_t end) {
-      multiply_panels(plan, call, blocks, packed, row, begin, end);
+      multiply_panels(plan, call, blocks, packed, row, begin, end, sink);
     });
     if (plan.method->leave) plan.method->leave();
   }

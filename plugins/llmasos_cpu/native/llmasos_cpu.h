@@ -99,7 +99,7 @@ LLMC_API int32_t llmc_matrix_gather(const void* packed, const int64_t* indices, 
 /* ---- linear layers ------------------------------------------------------------------------------------- */
 
 enum { LLMC_NONE = 0, LLMC_RELU = 1, LLMC_GELU = 2, LLMC_GELU_TANH = 3, LLMC_SILU = 4, LLMC_GELU_QUICK = 5,
-       LLMC_RELU2 = 6 };
+       LLMC_RELU2 = 6, LLMC_TANH = 7 };
 
 /* y = act(x Wt + bias) * multiply + residual, for x [rows, inputs] and y [rows, outputs]; fp32 accumulation.
  *
@@ -164,6 +164,76 @@ typedef struct {
 } llmc_attention_call;
 
 LLMC_API int32_t llmc_attention(const llmc_attention_call* call, const llmc_layout* layout);
+
+/* ---- rows ----------------------------------------------------------------------------------------------- */
+
+enum { LLMC_RMS_NORM = 0, LLMC_LAYER_NORM = 1 };
+
+/* out = norm(x + add) * weight + bias over rows of `width` numbers of `type`; statistics in fp32. `sum`, where given, gets
+ * x + add. Null: no such term. out may be x or add, sum too. */
+typedef struct {
+  void* out;
+  const void* x;
+  const void* add;
+  void* sum;
+  const void* weight; /* [width] of weight_type */
+  const void* bias;
+  int64_t rows, width;
+  int64_t out_stride, x_stride, add_stride, sum_stride;
+  int32_t kind, type, weight_type;
+  float eps;
+} llmc_norm_call;
+
+LLMC_API int32_t llmc_norm(const llmc_norm_call* call);
+
+/* Turns the first `turned` numbers of each head of x [rows, heads, width]: pairs (x[j], x[j + turned / 2]) by the angles
+ * whose cos and sin [rows, turned / 2] are given; the rest pass through. Row i goes to row out_rows[i] of the out_count rows
+ * of `out` (null: row i), such as a cache of keys; with turned 0 this copies values there. out may be x. */
+typedef struct {
+  void* out;
+  const void* x;
+  const float* cos;
+  const float* sin;
+  const int64_t* out_rows;
+  int64_t rows, out_count;
+  int64_t out_stride, x_stride, angle_stride;
+  int32_t heads, width, turned;
+  int32_t type, out_type;
+} llmc_rotary_call;
+
+LLMC_API int32_t llmc_rotary(const llmc_rotary_call* call);
+
+/* out = act(x) * up over rows of `width` numbers; up may be null. out may be x or up. */
+typedef struct {
+  void* out;
+  const void* x;
+  const void* up;
+  int64_t rows, width;
+  int64_t out_stride, x_stride, up_stride;
+  int32_t type, activation;
+} llmc_activation_call;
+
+LLMC_API int32_t llmc_activation(const llmc_activation_call* call);
+
+/* ---- vocabulary head ------------------------------------------------------------------------------------ */
+
+/* Of the scores x Wt + bias [rows, vocabulary], which are never kept: best [rows] gets the place of the largest, the first
+ * of equal ones; sums [rows] the log of the sum of their exponentials; logprobs [target_count] the score of targets[i] in row
+ * target_rows[i] (ascending; null: i) less that sum. Null: not wanted. Alone, `best` costs no exponentials. */
+typedef struct {
+  const void* matrix;
+  const void* x;
+  const float* bias;
+  const int64_t* targets;
+  const int64_t* target_rows;
+  float* logprobs;
+  float* sums;
+  int64_t* best;
+  int64_t rows, x_stride, target_count;
+  int32_t x_type, activation_bits;
+} llmc_head_call;
+
+LLMC_API int32_t llmc_head(const llmc_head_call* call);
 
 #ifdef __cplusplus
 }
