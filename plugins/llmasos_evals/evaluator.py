@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -81,6 +82,7 @@ class HarnessEvaluator:
         with watch.phase("prompts"):
             asked = request if samples is None else samples.pilot()
             runs = plan_tasks(selection, asked, progress, prepared.tokenizer)
+        request = without_idle(request, runs, progress)
         session = ScoringSession(request, prepared, hub)
         origin = hub.provenance()
         described = describe(request, prepared, session, runs, origin)
@@ -230,6 +232,32 @@ def plan_tasks(
         task.cluster(planned[0], column)  # a column that is not there is said before anything is computed
         runs.append(TaskRun(task, tuple(planned), column))
     return runs
+
+
+def without_idle(request: EvalRequest, runs: Sequence[TaskRun], progress: Progress) -> EvalRequest:
+    """The request without the settings that change no answer of these tasks, one warning for each.
+
+    They must not be in the record either: it would be another run than the same one without them.
+    """
+    asked = {
+        "--num-fewshot": ("num_fewshot", None, "running text has no prompt to put examples into"),
+        "--stride": ("stride", None, "no task scores running text"),
+        "--gen-kwargs": ("gen_kwargs", {}, "no task has the model write"),
+    }
+    given = {name: told for name, told in asked.items() if getattr(request, told[0]) != told[1]}
+    if not given:
+        return request
+    kinds = {one.kind for run in runs for planned in run.planned for one in planned.requests}
+    used = {
+        "--num-fewshot": kinds != {"loglikelihood_rolling"},
+        "--stride": "loglikelihood_rolling" in kinds,
+        "--gen-kwargs": "generate_until" in kinds,
+    }
+    for name, (attribute, default, why) in given.items():
+        if not used[name]:
+            progress.warn(f"{name} has no effect: {why}")
+            request = replace(request, **{attribute: default})
+    return request
 
 
 def _wanted(request: EvalRequest, task: Task) -> frozenset[int] | None:

@@ -156,6 +156,25 @@ def test_the_numbers_are_those_of_the_model(tmp_path, tasks):
     assert record["tasks"][0]["scores"][0]["value"] == right / 9
 
 
+IDLE = {"num_fewshot": 3, "stride": 5, "gen_kwargs": {"top_k": 2}}
+
+
+@pytest.mark.parametrize(
+    ("task", "idle"),
+    [("colours", ["stride", "gen_kwargs"]), ("story", ["stride"]), ("prose", ["num_fewshot", "gen_kwargs"])],
+)
+def test_settings_without_effect_are_said_and_not_in_the_run(tmp_path, tasks, task, idle):
+    progress = Recorder()
+    used = {name: value for name, value in IDLE.items() if name not in idle}
+    record = run(tmp_path, tasks, task, **IDLE, progress=progress).record
+    said = [line for line in progress.warnings if "has no effect" in line]
+    assert [line.split()[0] for line in said] == ["--" + name.replace("_", "-") for name in idle]
+    again = run(tmp_path, tasks, task, **used).record
+    assert again["run_key"] == record["run_key"]
+    assert again["settings"] == record["settings"]
+    assert run(tmp_path, tasks, task).record["run_key"] != record["run_key"]
+
+
 def test_limit_and_seed_are_respected_and_named_in_the_run_key(tmp_path, tasks):
     first = run(tmp_path, tasks, "colours", limit=4)
     assert first.record["tasks"][0]["scores"][0]["n"] == 4
