@@ -1,4 +1,4 @@
-"""The C structures of ``native/llmasos_cpu.h`` for attention, as ctypes sees them, and how to fill them.
+"""The C structures of ``native/llmasos_cpu.h`` for attention, rows and the head, as ctypes sees them.
 
 Imports neither torch nor numpy: tensors are asked for their addresses and strides.
 """
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 #: Element types of activations, by the name torch gives them.
 ELEMENT_TYPES: dict[str, int] = {"torch.float32": 0, "torch.bfloat16": 1}
+
+#: Activations, by their name in the contract.
+ACTIVATIONS: dict[str, int] = {"relu": 1, "gelu": 2, "gelu_new": 3, "silu": 4, "tanh": 7}
+
+#: Norms, by their name in a stack's specification.
+NORMS: dict[str, int] = {"rms": 0, "layer": 1}
 
 
 class LayoutStruct(ctypes.Structure):
@@ -119,4 +125,86 @@ def attention_call(
         type=ELEMENT_TYPES[str(q.dtype)],
         key_type=ELEMENT_TYPES[str(k.dtype)],
         scale=scale,
+    )
+
+
+class NormStruct(ctypes.Structure):
+    """``llmc_norm_call``."""
+
+    _fields_ = (
+        ("out", ctypes.c_void_p),
+        ("x", ctypes.c_void_p),
+        ("add", ctypes.c_void_p),
+        ("sum", ctypes.c_void_p),
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("out_stride", ctypes.c_int64),
+        ("x_stride", ctypes.c_int64),
+        ("add_stride", ctypes.c_int64),
+        ("sum_stride", ctypes.c_int64),
+        ("kind", ctypes.c_int32),
+        ("type", ctypes.c_int32),
+        ("weight_type", ctypes.c_int32),
+        ("eps", ctypes.c_float),
+    )
+
+
+class RotaryStruct(ctypes.Structure):
+    """``llmc_rotary_call``."""
+
+    _fields_ = (
+        ("out", ctypes.c_void_p),
+        ("x", ctypes.c_void_p),
+        ("cos", ctypes.c_void_p),
+        ("sin", ctypes.c_void_p),
+        ("out_rows", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("out_count", ctypes.c_int64),
+        ("out_stride", ctypes.c_int64),
+        ("x_stride", ctypes.c_int64),
+        ("angle_stride", ctypes.c_int64),
+        ("heads", ctypes.c_int32),
+        ("width", ctypes.c_int32),
+        ("turned", ctypes.c_int32),
+        ("type", ctypes.c_int32),
+        ("out_type", ctypes.c_int32),
+    )
+
+
+class ActivationStruct(ctypes.Structure):
+    """``llmc_activation_call``."""
+
+    _fields_ = (
+        ("out", ctypes.c_void_p),
+        ("x", ctypes.c_void_p),
+        ("up", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("out_stride", ctypes.c_int64),
+        ("x_stride", ctypes.c_int64),
+        ("up_stride", ctypes.c_int64),
+        ("type", ctypes.c_int32),
+        ("activation", ctypes.c_int32),
+    )
+
+
+class HeadStruct(ctypes.Structure):
+    """``llmc_head_call``."""
+
+    _fields_ = (
+        ("matrix", ctypes.c_void_p),
+        ("x", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("targets", ctypes.c_void_p),
+        ("target_rows", ctypes.c_void_p),
+        ("logprobs", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p),
+        ("best", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("x_stride", ctypes.c_int64),
+        ("target_count", ctypes.c_int64),
+        ("x_type", ctypes.c_int32),
+        ("activation_bits", ctypes.c_int32),
     )
