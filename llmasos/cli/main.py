@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 #: name -> (import path, summary). The summary is here so that ``--help`` imports nothing; a test compares it with the command.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "backend": ("llmasos.cli.backend:command", "List, describe, check and time back ends."),
     "bundle": ("llmasos.cli.bundle:command", "Carry plugins and models to a machine without a network."),
     "data": (
         "llmasos.cli.data:command",

@@ -218,7 +218,17 @@ def _terminal_width(stream: TextIO) -> int | None:
         return None
 
 
+class Figure(float):
+    """A measured number: tables show three significant digits of it."""
+
+    def __str__(self) -> str:
+        digits = 0 if abs(self) >= 100 else 1 if abs(self) >= 10 else 2
+        return f"{float(self):,.{digits}f}" if abs(self) >= 1 or not self else f"{float(self):.3g}"
+
+
 def _cell(value: object) -> str:
+    if isinstance(value, Figure):
+        return str(value)
     if isinstance(value, float):
         return f"{value:.4f}"
     return printable(" ".join(str("" if value is None else value).split()))

@@ -139,41 +139,65 @@ class BoundOps:
             return weight
 
 
+@dataclass(frozen=True, slots=True)
+class PresentBackend:
+    """A back end of an enabled plugin, and what it can drive here: devices with the element types, best first."""
+
+    name: str
+    definition: BackendDef
+    devices: tuple[tuple[str, tuple[str, ...]], ...]
+
+    def serves(self, device: str, dtype: DTypeName) -> str | None:
+        """The device it would use for a request; ``auto`` is its best. None when it does not serve it."""
+        for here, dtypes in self.devices:
+            if dtype in dtypes and device in ("auto", here):
+                return here
+            if dtype in dtypes and device.split(":")[0] == here:
+                return device
+        return None
+
+
+def present_backends(hub: KernelHub) -> list[PresentBackend]:
+    """The back ends of all enabled plugins, the most preferred first. One that fails drives nothing, with one warning."""
+    found = [
+        PresentBackend(name, definition, _devices(hub, name))
+        for name, definition in offers(hub, "backend", BackendDef)
+    ]
+    return sorted(found, key=lambda backend: (-backend.definition.priority, backend.name))
+
+
 def choose_backend(
-    hub: KernelHub, device: str, dtype: DTypeName, *, name: str | None = None
+    hub: KernelHub, device: str, dtype: DTypeName, present: Sequence[PresentBackend] | None = None
 ) -> tuple[str, str]:
     """(full name of the back end, device it will use) for a request. ``auto`` takes the best device of the best back end.
 
-    With ``name``, a full name, only that back end is asked. Raises DeviceUnavailable naming what is there.
+    Raises DeviceUnavailable naming what is there.
     """
-    served: list[tuple[int, str, str]] = []
-    present: set[str] = set()
-    for candidate, definition in offers(hub, "backend", BackendDef):
-        if name is not None and candidate != name:
-            continue
-        for here, dtypes in devices_of(hub, candidate):
-            present.add(here)
-            wanted = device == "auto" or here == device or here == device.split(":")[0]
-            if wanted and dtype in dtypes:
-                served.append((-definition.priority, candidate, here if device == "auto" else device))
-                break
+    present = present_backends(hub) if present is None else present
+    served = {
+        backend.name: where for backend in present if (where := backend.serves(device, dtype)) is not None
+    }
     if not served:
-        who = "no enabled back end serves" if name is None else f"the back end {name} does not serve"
-        raise DeviceUnavailable(
-            f"{who} device {device!r} with {dtype}",
-            hint=f"devices here: {', '.join(sorted(present)) or 'none'}; on a CPU use --dtype exact or fast",
-        )
-    served.sort()
-    names = tuple(candidate for _, candidate, _ in served)
-    if name is not None:
-        return served[0][1], served[0][2]
+        raise not_served("no enabled back end serves", device, dtype, present)
+    names = tuple(served)
     chosen = hub.select_backend(BackendRequest(device, dtype), names)
     if chosen not in names:
         raise UsageError(
             f"select_backend answered {chosen!r}, which is not a candidate",
             hint=f"candidates: {', '.join(names)}",
         )
-    return chosen, next(where for _, candidate, where in served if candidate == chosen)
+    return chosen, served[chosen]
+
+
+def not_served(
+    what: str, device: str, dtype: DTypeName, present: Sequence[PresentBackend]
+) -> DeviceUnavailable:
+    """The error that names what is there instead."""
+    here = sorted({name for backend in present for name, _ in backend.devices})
+    return DeviceUnavailable(
+        f"{what} device {device!r} with {dtype}",
+        hint=f"devices here: {', '.join(here) or 'none'}; on a CPU use --dtype exact or fast",
+    )
 
 
 #: (bare name of a back end, op) -> descriptor and full name.
@@ -352,15 +376,15 @@ def _packing_refusal(
     return None
 
 
-def devices_of(hub: KernelHub, name: str) -> Sequence[tuple[str, Sequence[str]]]:
+def _devices(hub: KernelHub, name: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Devices of a back end, with the element types each computes in; none, with one warning, when it fails."""
     factory = usable(hub, "backend", name)
     if factory is None:
         return ()
 
-    def ask() -> list[tuple[str, Sequence[str]]]:
+    def ask() -> tuple[tuple[str, tuple[str, ...]], ...]:
         backend = cast(Backend, factory())
-        return [(device, backend.dtypes(device)) for device in backend.devices()]
+        return tuple((device, tuple(backend.dtypes(device))) for device in backend.devices())
 
     return _answer(hub, name, ask) or ()
 

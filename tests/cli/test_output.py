@@ -14,7 +14,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from llmasos.cli.output import PLAIN_INTERVAL, Output, PlainProgress, format_table, to_json
+from llmasos.cli.output import PLAIN_INTERVAL, Figure, Output, PlainProgress, format_table, to_json
 from llmasos.cli.state import State, common_options, pass_state
 
 
@@ -132,6 +132,24 @@ def test_table() -> None:
 def test_gaps_leave_a_column_of_numbers_one_of_numbers() -> None:
     text = format_table(("task", "value"), [("a", ""), ("b", 1.0), ("c", 148.5), ("d", None)])
     assert text.splitlines()[2:] == ["a", "b       1.0000", "c     148.5000", "d"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.0, "0.00"),
+        (0.01234, "0.0123"),
+        (1.236, "1.24"),
+        (12.34, "12.3"),
+        (-3.456, "-3.46"),
+        (1234.6, "1,235"),
+        (99.96, "100.0"),
+    ],
+)
+def test_figures_have_three_digits_and_stand_to_the_right(value: float, shown: str) -> None:
+    *_, line = format_table(("us", "op"), [(Figure(12345.6), "x"), (Figure(value), "y")]).splitlines()
+    assert line == f"{shown:>6}  y"
+    assert json.loads(to_json(Figure(value))) == value
 
 
 def test_a_table_wider_than_the_terminal_wraps_its_last_column() -> None:
