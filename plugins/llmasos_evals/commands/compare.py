@@ -91,6 +91,7 @@ def command(
     if len(runs) < 2:
         raise UsageError("one run cannot be compared", hint="name two: llmasos eval compare A B")
     from llmasos_evals.records.reading import open_run
+    from llmasos_evals.records.standing import IMPORTED, standing_of
     from llmasos_evals.statistics.comparison import Settings
     from llmasos_evals.statistics.power import Design
     from llmasos_evals.statistics.suites import Choice, compare_runs, corrected
@@ -98,6 +99,9 @@ def command(
     opened = [open_run(path) for path in runs]
     settings = Settings(samples, seed, Design(alpha, power))
     choice = Choice(tasks, metrics, frozenset(allow))  # type: ignore[arg-type]
+    for run in opened:
+        for remark in [IMPORTED.format(run.folder)] if run.imported else standing_of(run, state.hub).remarks:
+            state.output.warn(remark)
     with state.output.progress() as progress:
         found = [
             compare_runs(opened[0], other, state.hub, choice=choice, settings=settings, progress=progress)
@@ -146,7 +150,12 @@ def _model(run: Run) -> str:
 
 
 def _run(run: Run) -> dict[str, Any]:
-    return {"path": str(run.folder), "model": _model(run), "digest": run.record["digest"]}
+    return {
+        "path": str(run.folder),
+        "model": _model(run),
+        "digest": run.record["digest"],
+        "imported": run.imported,
+    }
 
 
 def row_json(row: Row, alpha: float) -> dict[str, Any]:

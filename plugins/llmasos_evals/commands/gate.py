@@ -11,6 +11,7 @@ import click
 from llmasos.api import ExitCode, UsageError, command_options
 
 if TYPE_CHECKING:
+    from llmasos_evals.records.reading import Run
     from llmasos_evals.statistics.gate import Verdict
 
 SCHEMA = "llmasos-gate/1"
@@ -79,8 +80,9 @@ def command(
     A rule with @p<ALPHA fails only when the loss is significant at that level; without, the values decide. Exit code 1: a rule is broken.
     Exit code 2: a rule could not be judged, because the score or a comparable baseline is missing.
     """
-    from llmasos_evals.records.checks import refuse_other_values
+    from llmasos_evals.records.checks import refuse_broken_signature, refuse_other_values
     from llmasos_evals.records.reading import open_run
+    from llmasos_evals.records.standing import IMPORTED
     from llmasos_evals.records.store import write_bytes
     from llmasos_evals.statistics.comparison import Settings
     from llmasos_evals.statistics.gate import judge
@@ -90,10 +92,14 @@ def command(
     rules = read_rules(texts, files)
     opened, compared = open_run(run), None if baseline is None else open_run(baseline)
     for judged in (opened, compared):
-        if judged is not None:
-            judged.refuse_if_touched()
-            if not judged.imported:
-                refuse_other_values(judged, state.hub)
+        if judged is None:
+            continue
+        judged.refuse_if_touched()
+        if judged.imported:
+            state.output.warn(IMPORTED.format(judged.folder))
+        else:
+            refuse_broken_signature(judged, state.hub)
+            refuse_other_values(judged, state.hub)
     begin = time.monotonic()
     with state.output.progress() as progress:
         verdicts = judge(
@@ -114,14 +120,16 @@ def command(
     document = {
         "schema": SCHEMA,
         "status": status,
-        "run": {"path": str(opened.folder), "digest": opened.record["digest"]},
-        "baseline": None
-        if compared is None
-        else {"path": str(compared.folder), "digest": compared.record["digest"]},
+        "run": _run(opened),
+        "baseline": None if compared is None else _run(compared),
         "verdicts": [_json(verdict) for verdict in verdicts],
     }
     state.output.emit(document, lambda: _human(state, verdicts))
     return {"passed": ExitCode.OK, "failed": ExitCode.RUN_FAILED, "error": ExitCode.USAGE}[status]
+
+
+def _run(run: Run) -> dict[str, Any]:
+    return {"path": str(run.folder), "digest": run.record["digest"], "imported": run.imported}
 
 
 def _status(verdicts: list[Verdict]) -> str:

@@ -13,6 +13,7 @@ from llmasos.api import UsageError, command_options
 if TYPE_CHECKING:
     from llmasos.api import HubAPI, Progress
     from llmasos_evals.records.reading import Run
+    from llmasos_evals.view.server import Viewer
 
 #: Level at which a difference is called one.
 ALPHA = 0.05
@@ -39,9 +40,11 @@ def command(state: Any, runs: tuple[Path, ...], output: Path | None, port: int, 
     A second RUN is put beside the first. Without --output a page on this machine is served until Ctrl-C; it reads samples
     as you look at them. Nothing is sent anywhere.
     """
+    from llmasos_evals.records.checks import doubts
     from llmasos_evals.records.reading import open_run
     from llmasos_evals.records.standing import standing_of
     from llmasos_evals.view.page import summary, write_page
+    from llmasos_evals.view.server import Viewer
 
     if len(runs) > 2:
         raise UsageError(
@@ -50,25 +53,35 @@ def command(state: Any, runs: tuple[Path, ...], output: Path | None, port: int, 
     opened = [open_run(path) for path in runs]
     with state.output.progress() as progress:
         progress.phase("reading records")
-        states = [standing_of(run, state.hub).state for run in opened]
+        standings = [standing_of(run, state.hub) for run in opened]
+        for standing in standings:
+            for remark in standing.remarks:
+                progress.warn(remark)
         rows = _comparison(opened, state.hub, progress) if len(opened) == 2 else []
-        shown = summary(opened, states, rows)
+        shown = summary(opened, standings, rows)
+
+        def check() -> list[str]:
+            return [
+                line if len(opened) == 1 else f"{run.folder}: {line}"
+                for run in opened
+                for line in doubts(run, state.hub)
+            ]
+
         if output is not None:
-            size = write_page(opened, output, shown, progress)
+            size = write_page(opened, output, shown, check, progress)
     if output is not None:
         address = output.resolve().as_uri()
         state.output.emit({"file": output, "bytes": size, "address": address}, str(output))
         _browse(address, browse)
         return
-    _serve(state, opened, shown, port, browse)
+    _serve(state, Viewer(opened, shown, check, state.output.warn), port, browse)
 
 
-def _serve(state: Any, runs: Sequence[Run], shown: dict[str, Any], port: int, browse: bool) -> None:
+def _serve(state: Any, viewer: Viewer, port: int, browse: bool) -> None:
     from threading import Thread
 
-    from llmasos_evals.view.server import LOOPBACK, Viewer, make_server
+    from llmasos_evals.view.server import LOOPBACK, make_server
 
-    viewer = Viewer(runs, shown)
     with make_server(viewer, port) as server:
         Thread(target=viewer.prepare, daemon=True).start()
         address = f"http://{LOOPBACK}:{server.server_address[1]}/"

@@ -5,6 +5,7 @@ Every function returns lines that name what differs; no line means that everythi
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -58,6 +59,16 @@ def check_signer(hub: HubAPI, run: Run, demanded: str | None) -> tuple[Signed | 
     return signed, []
 
 
+def refuse_broken_signature(run: Run, hub: HubAPI) -> None:
+    """Raise InputError for a record with a signature that does not hold, or by a key that was revoked."""
+    _, found = check_signer(hub, run, None)
+    if found:
+        raise InputError(
+            f"{run.path}: {found[0]}",
+            hint="ask whoever gave you the record; without the file beside it (.sig) it counts as not signed",
+        )
+
+
 def refuse_touched(run: Run) -> None:
     """Raise InputError for a run of which record or samples were changed after they were written.
 
@@ -97,6 +108,35 @@ def refuse_other_values(run: Run, hub: HubAPI) -> None:
                     f"the samples of {task} in {run.folder} do not give the record's {score['metric']}",
                     hint="the score was changed; `llmasos eval verify` says more",
                 )
+
+
+def doubts(run: Run, hub: HubAPI, most: int = 10) -> list[str]:
+    """In what the samples of a run are not those of its record, for those who show it all the same. Reads all of them.
+
+    Nothing for an imported run, whose record says nothing about its samples.
+    """
+    if run.imported:
+        return []
+    found = []
+    for name in run.tasks:
+        if run.has_samples(name) and not _as_written(run, name):
+            found += check_samples(run, [name])
+    if not found:
+        try:
+            refuse_other_values(run, hub)
+        except LlmasosError as error:
+            found = [error.message]
+    more = [f"and {len(found) - most} more"] if len(found) > most else []
+    return [f"the samples are not those of the record: {line}" for line in found[:most]] + more
+
+
+def _as_written(run: Run, task: str) -> bool:
+    """Whether the lines of a task are, byte for byte, those that the record's digest is over: found without reading JSON."""
+    try:
+        leaves = [hashlib.sha256(line.rstrip(b"\n")).hexdigest() for line in run.lines(task)]
+    except LlmasosError:
+        return False
+    return merkle_root(leaves) == run.task(task)["samples_digest"]
 
 
 def check_samples(run: Run, tasks: Sequence[str] | None = None) -> list[str]:

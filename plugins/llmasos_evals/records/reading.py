@@ -112,6 +112,15 @@ class Run:
             for number in range(start, len(places) if stop is None else min(stop, len(places))):
                 yield _read(file, places[number], path)
 
+    def lines(self, task: str) -> Iterator[bytes]:
+        """The lines of the documents as they are in the file, in the order of their numbers."""
+        places = self.offsets(task)
+        with open(self.samples_path(task), "rb") as file:
+            for number in range(len(places)):
+                place = places[number]
+                file.seek(place.offset)
+                yield file.read(place.length)
+
     def metrics(self, task: str) -> list[tuple[str, str]]:
         """(metric, filter) of each score of a task, in the order of the record."""
         return [(score["metric"], score["filter"]) for score in self.task(task)["scores"]]

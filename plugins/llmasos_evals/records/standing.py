@@ -12,6 +12,8 @@ from llmasos_evals.records.reading import Run
 from llmasos_evals.records.record import record_digest
 from llmasos_evals.records.signing import described, in_words, read_signature
 
+#: What is said of a run that another harness computed.
+IMPORTED = "{} was computed by another harness and imported: nothing about it can be verified here"
 #: More attestations than this beside one record are not looked at.
 MAX_ATTESTATIONS = 1000
 

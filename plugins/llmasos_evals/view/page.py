@@ -11,15 +11,18 @@ import gzip
 import html
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import IO, Any
 
 from llmasos.api import InputError, Progress
 from llmasos_evals.records.reading import Run
+from llmasos_evals.records.standing import Standing
 from llmasos_evals.view.columns import columns_of
 
+#: Looks at all samples and says in what they are not those of their records.
+Check = Callable[[], Sequence[str]]
 #: Documents that travel together, embedded or served.
 BLOCK = 100
 #: The page's scripts, in the order they build on each other.
@@ -27,17 +30,17 @@ SCRIPTS = ("sources", "charts", "samples", "table", "main")
 
 
 def summary(
-    runs: Sequence[Run], states: Sequence[str], comparison: Sequence[Mapping[str, Any]] = ()
+    runs: Sequence[Run], standings: Sequence[Standing], comparison: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, Any]:
     """What the page shows before any sample is read: from the records alone.
 
-    ``states`` say in words how far each run is verified, ``comparison`` has the rows that compare the two runs.
+    ``standings`` say how far each run is verified, ``comparison`` has the rows that compare the two runs.
     """
     return {
         "block": BLOCK,
         "runs": [
-            _run_summary(run, state, number)
-            for number, (run, state) in enumerate(zip(runs, states, strict=True))
+            _run_summary(run, standing, number)
+            for number, (run, standing) in enumerate(zip(runs, standings, strict=True))
         ],
         "comparison": list(comparison),
     }
@@ -71,10 +74,12 @@ def title_of(runs: Sequence[Run]) -> str:
     return " and ".join(dict.fromkeys(_model_name(run) for run in runs))
 
 
-def write_page(runs: Sequence[Run], target: Path, shown: Mapping[str, Any], progress: Progress) -> int:
+def write_page(
+    runs: Sequence[Run], target: Path, shown: Mapping[str, Any], check: Check, progress: Progress
+) -> int:
     """Write one HTML file with everything in it; returns its bytes. ``shown`` is the runs' ``summary``.
 
-    Samples pass through one block at a time.
+    Samples pass through one block at a time. What ``check`` finds is on the page, and a warning each.
 
     The file is complete or not there. Raises InputError when it cannot be written or a sample is damaged.
     """
@@ -89,6 +94,11 @@ def write_page(runs: Sequence[Run], target: Path, shown: Mapping[str, Any], prog
                 for place, task in enumerate(run.tasks):
                     if run.has_samples(task):
                         _embed(file, run, number, place, task, progress)
+            progress.phase("checking the samples")
+            found = check()
+            for line in found:
+                progress.warn(line)
+            _element(file, "doubts", found)
             file.write("</body>\n</html>\n")
             file.flush()
             os.fsync(file.fileno())
@@ -119,13 +129,14 @@ def _model_name(run: Run) -> str:
     return str(run.record["model"]["ref"])
 
 
-def _run_summary(run: Run, state: str, number: int) -> dict[str, Any]:
+def _run_summary(run: Run, standing: Standing, number: int) -> dict[str, Any]:
     record = run.record
     return {
         "name": _model_name(run),
         "label": "AB"[number] if number < 2 else str(number + 1),
         "digest": record["digest"],
-        "state": state,
+        "state": standing.state,
+        "remarks": list(standing.remarks),
         "facts": _facts(record),
         "tokenizer": {
             "adds_bos": bool((record.get("tokenizer") or {}).get("adds_bos")),

@@ -13,14 +13,14 @@ from contextlib import suppress
 from functools import cached_property
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from llmasos.api import LlmasosError, UsageError
 from llmasos_evals.records.reading import Run
 from llmasos_evals.view.columns import columns_of
-from llmasos_evals.view.page import BLOCK, render, title_of
+from llmasos_evals.view.page import BLOCK, Check, render, title_of
 
 LOOPBACK = "127.0.0.1"
 #: Documents that a search reports at most.
@@ -35,11 +35,16 @@ _HEADERS = {
 
 
 class Viewer:
-    """What the page may ask for, of the runs it shows."""
+    """What the page may ask for, of the runs it shows. ``warn`` is told what ``check`` finds, once ``prepare`` has run."""
 
-    def __init__(self, runs: Sequence[Run], shown: dict[str, Any]) -> None:
+    def __init__(
+        self, runs: Sequence[Run], shown: dict[str, Any], check: Check, warn: Callable[[str], None]
+    ) -> None:
         self.runs = tuple(runs)
         self.shown = shown
+        self._check, self._warn = check, warn
+        self._remarks: list[str] = []
+        self._checked = Event()
         self._columns: dict[tuple[int, int], Any] = {}
         self._busy = Lock()
 
@@ -56,12 +61,28 @@ class Viewer:
             return self._columns[run, task]
 
     def prepare(self) -> None:
-        """Make the columns of every task before somebody asks for them. Damage is told to whoever looks at the task."""
+        """Make the columns of every task before somebody asks for them, and look whether the samples fit their records.
+
+        Damage is told to whoever looks at the task.
+        """
         for run, found in enumerate(self.runs):
             for task, name in enumerate(found.tasks):
                 if found.has_samples(name):
                     with suppress(LlmasosError, OSError):
                         self.columns(run, task)
+        try:
+            self._remarks = list(self._check())
+        except (LlmasosError, OSError) as error:
+            self._remarks = [f"the samples cannot be checked: {error}"]
+        finally:
+            self._checked.set()
+        for line in self._remarks:
+            self._warn(line)
+
+    def remarks(self, run: int, task: int, **_: str) -> Any:
+        """What the check found; the answer waits for it."""
+        self._checked.wait()
+        return self._remarks
 
     def block(self, run: int, task: int, block: str = "0", **_: str) -> Any:
         """``BLOCK`` samples."""
@@ -97,6 +118,7 @@ def make_server(viewer: Viewer, port: int) -> ThreadingHTTPServer:
         "/columns": viewer.columns,
         "/block": viewer.block,
         "/search": viewer.search,
+        "/remarks": viewer.remarks,
     }
 
     class Handler(BaseHTTPRequestHandler):

@@ -20,6 +20,7 @@ from llmasos_evals.statistics.distributions import binomial_at_most, normal_belo
 from llmasos_evals.statistics.gate import judge, tango
 from llmasos_evals.statistics.junit import junit_xml
 from llmasos_evals.statistics.rules import MAX_FILE, parse_rule, read_rules
+from llmasos_registry.signatures.keys import generate
 
 OLD = [1.0] * 600 + [0.0] * 400
 SLIGHTLY_WORSE = [1.0] * 590 + [0.0] * 10 + [1.0] * 5 + [0.0] * 395  # 59.5 %: 5 up, 10 down
@@ -362,6 +363,21 @@ def test_a_score_that_was_typed_in_and_sealed_anew_is_not_judged(tmp_path, capsy
     path.write_text(json.dumps(record | {"digest": record_digest(record)}))
     assert gate(tmp_path, "--rule", "quiz.acc>=0.9") == 2
     assert "do not give the record's acc" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("touched", ["new", "old"])
+def test_a_signature_that_does_not_hold_is_looked_at(tmp_path, monkeypatch, capsys, touched):
+    monkeypatch.setenv("LLMASOS_CONFIG", str(tmp_path / "config"))
+    runs(tmp_path)
+    generate(tmp_path / "config" / "keys" / "publisher.pem")
+    assert command_line(["eval", "sign", str(tmp_path / touched), "--quiet"]) == 0
+    assert gate(tmp_path, "--rule", "quiz.acc>=0.1") == 0
+    path = tmp_path / touched / "record.json"
+    record = json.loads(path.read_text())
+    record["timings"]["started"] = "2020-01-01T00:00:00+00:00"
+    path.write_text(json.dumps(record | {"digest": record_digest(record)}))
+    assert gate(tmp_path, "--rule", "quiz.acc>=0.1") == 2
+    assert f"{path}: signature: the signature is for another document" in capsys.readouterr().err
 
 
 def test_json_junit_and_annotations(tmp_path, capsys):

@@ -245,6 +245,21 @@ def test_an_imported_run_is_no_record_of_ours(tmp_path, capsys, command):
     assert "imported" in capsys.readouterr().err
 
 
+def test_gate_and_compare_say_that_a_run_was_imported(tmp_path, capsys):
+    run = import_(write_lm_eval(tmp_path / "out", GOLDEN["results"], GOLDEN["samples"]), tmp_path)
+    capsys.readouterr()
+    assert llmasos(["eval", "gate", str(run.folder), "--rule", "colours.acc>=0", "--json"]) == 0
+    out, err = capsys.readouterr()
+    said = f"warning: {run.folder} was computed by another harness and imported: nothing about it can be verified here"
+    assert said in err
+    assert json.loads(out)["run"]["imported"] is True
+    allowed = [part for kind in ("task", "data", "signature") for part in ("--allow", kind)]
+    assert llmasos(["eval", "compare", str(run.folder), str(run.folder), "--json", *allowed]) == 0
+    out, err = capsys.readouterr()
+    assert said in err
+    assert json.loads(out)["baseline"]["imported"] is True
+
+
 def test_its_state_is_imported(tmp_path):
     assert standing_of(import_(DATA / "inspect_picks.eval", tmp_path), hub=None).state == "imported"
 

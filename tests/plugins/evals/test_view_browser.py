@@ -84,6 +84,8 @@ def test_two_runs_side_by_side(tmp_path: Path) -> None:
         page.goto(target.as_uri())
         assert [page.inner_text(f"h1:nth-of-type({n})").split()[1] for n in (1, 2)] == ["x", "y"]
         assert page.locator("#comparison tr").count() >= 2
+        page.wait_for_selector("#remarks[data-checked]", state="attached")
+        assert page.locator("#remarks .notice").count() == 0
         page.click("tr.open")
         page.click('button[data-show="A right, B wrong"]')
         page.locator(".row").first.click()
@@ -92,14 +94,20 @@ def test_two_runs_side_by_side(tmp_path: Path) -> None:
         assert verdicts == ["right", "wrong"]
 
 
-def test_what_a_stranger_wrote_is_text(tmp_path: Path) -> None:
+def test_what_a_stranger_wrote_is_text_and_that_it_was_touched_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = choice_run(tmp_path / "run", 3, model=HOSTILE)
     samples = folder / "samples_t.jsonl"
     samples.write_text(samples.read_text().replace("which of them?", HOSTILE.replace('"', '\\"')))
     target = tmp_path / "run.html"
     assert run_cli(["eval", "view", str(folder), "--output", str(target), "--quiet"]) == 0
+    said = "the samples are not those of the record: task t: samples_digest"
+    assert f"warning: {said}" in capsys.readouterr().err
     with browser_page() as page:
         page.goto(target.as_uri())
+        page.wait_for_selector("#remarks[data-checked]", state="attached")
+        assert said in page.inner_text("#remarks .notice")
         title = page.title()
         page.click("tr.open")
         page.locator(".row").first.click()

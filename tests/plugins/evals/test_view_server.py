@@ -11,8 +11,11 @@ from threading import Thread
 import pytest
 from view_runs import HOSTILE, choice_run
 
+from llmasos import Hub
 from llmasos.errors import UsageError
+from llmasos_evals.records.checks import doubts
 from llmasos_evals.records.reading import open_run
+from llmasos_evals.records.standing import standing_of
 from llmasos_evals.view.page import as_script, render, summary
 from llmasos_evals.view.server import Viewer, make_server
 
@@ -20,7 +23,7 @@ from llmasos_evals.view.server import Viewer, make_server
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[int]:
     run = open_run(choice_run(tmp_path, 250))
-    with make_server(Viewer([run], summary([run], ["self-reported"])), 0) as server:
+    with make_server(Viewer([run], summary([run], [standing_of(run, Hub())]), list, print), 0) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server.server_address[1]
@@ -49,6 +52,32 @@ def test_page_columns_blocks_and_search(port: int) -> None:
     assert json.loads(get(port, "/search?run=0&task=0&text=QUESTION%20249")[2]) == [249]
 
 
+def test_samples_that_are_not_those_of_the_record_are_said(tmp_path: Path) -> None:
+    run = open_run(choice_run(tmp_path, 20))
+    for touched in (False, True):
+        if touched:
+            samples = tmp_path / "samples_t.jsonl"
+            samples.write_bytes(samples.read_bytes().replace(b'"is_greedy":true', b'"is_greedy":null', 1))
+        said: list[str] = []
+        shown = summary([run], [standing_of(run, Hub())])
+        viewer = Viewer([run], shown, lambda: doubts(open_run(tmp_path, fresh=True), Hub()), said.append)
+        viewer.prepare()
+        assert viewer.remarks(0, 0) == said
+        assert [line.partition(" is ")[0] for line in said] == (
+            ["the samples are not those of the record: task t: samples_digest of the samples"]
+            if touched
+            else []
+        )
+
+
+def test_a_record_that_was_touched_is_said(tmp_path: Path) -> None:
+    path = choice_run(tmp_path, 3) / "record.json"
+    path.write_text(path.read_text().replace('"seed": 1234', '"seed": 1235'))
+    run = open_run(tmp_path)
+    (remark,) = summary([run], [standing_of(run, Hub())])["runs"][0]["remarks"]
+    assert "it was changed after it was written" in remark
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [
@@ -72,7 +101,7 @@ def test_another_site_cannot_read_a_run_through_the_browser(port: int, host: str
 
 def test_a_port_that_is_taken(tmp_path: Path, port: int) -> None:
     with pytest.raises(UsageError, match=f"cannot listen on port {port}"):
-        make_server(Viewer([], {"runs": []}), port)
+        make_server(Viewer([], {"runs": []}, list, print), port)
 
 
 def test_what_strangers_wrote_cannot_end_the_script() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,10 @@ from typing import Any
 import pytest
 from record_samples import a_sample, write_run
 from test_record import a_record
+
+from llmasos.api import canonical_digest, canonical_json, merkle_root
+from llmasos_evals.records.results import Tally
+from llmasos_evals.records.store import samples_name
 
 #: Names under which the browser is installed.
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -29,20 +34,44 @@ def a_choice_sample(index: int, draw: random.Random) -> dict[str, Any]:
     ]
     sample["responses"] = [{**response, "logprob": logprob} for logprob in logprobs]
     sample["target"] = 1
+    sample["prompt_digest"] = canonical_digest([answer["ids_digest"] for answer in sample["responses"]])
     return sample
 
 
+#: Documents with answers of their own; more documents have the answers of these again.
+DISTINCT = 1000
+_NUMBER = 987_654_321
+
+
 def choice_run(folder: Path, documents: int, *, seed: int = 1, model: str = "tiny") -> Path:
-    """A run of ``documents`` documents with four choices; its score is what its samples come to."""
+    """A run of ``documents`` documents with four choices; its record says what its samples come to."""
     draw, record = random.Random(seed), a_record()
-    samples = [a_choice_sample(index, draw) for index in range(documents)]
-    share = sum(sample["items"][0][2] for sample in samples) / documents
+    kinds = [a_choice_sample(_NUMBER, draw) for _ in range(min(documents, DISTINCT))]
+    digest = kinds[0]["doc_digest"].encode()
+    patterns = [canonical_json(kind).replace(digest, b"@") for kind in kinds]
+    lines = [
+        patterns[index % DISTINCT]
+        .replace(str(_NUMBER).encode(), str(index).encode())
+        .replace(b"@", hashlib.sha256(str(index).encode()).hexdigest().encode())
+        for index in range(documents)
+    ]
+    tally = Tally(kinds)
+    values = [tally.columns["acc", "none"][index % DISTINCT] for index in range(documents)]
+    share = sum(values) / documents
     record["model"]["ref"] = model
     section = record["tasks"][0]
-    section.update(output_type="multiple_choice", documents=documents)
+    section.update(
+        output_type="multiple_choice",
+        documents=documents,
+        prompt_digest=merkle_root([kinds[index % DISTINCT]["prompt_digest"] for index in range(documents)]),
+        samples_digest=merkle_root([hashlib.sha256(line).hexdigest() for line in lines]),
+        counts=tally.counts() | {"requests": 4 * documents, "tokens": 4 * documents},
+    )
     for score in (section["scores"][0], record["groups"][0]["scores"][0]):
         score.update(value=share, n=documents, ci_low=max(0.0, share - 0.1), ci_high=min(1.0, share + 0.1))
-    return write_run(folder, samples, record)
+    write_run(folder, [], record)
+    (folder / samples_name(section["name"])).write_bytes(b"".join(line + b"\n" for line in lines))
+    return folder
 
 
 @contextmanager

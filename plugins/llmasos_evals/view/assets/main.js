@@ -170,6 +170,21 @@ function showTask(task, number, columns, other, second) {
   apply();
 }
 
+// What does not hold stands above everything; looking through all samples takes a while.
+async function remarks() {
+  const place = make("section", { id: "remarks", role: "alert" });
+  document.getElementById("head").after(place);
+  const say = (lines) => place.append(...lines.map((line) => make("p", { class: "notice" }, line)));
+  say(runs.flatMap((run) => run.remarks));
+  try {
+    say(await source.remarks());
+  } catch (error) {
+    say([`the samples cannot be checked: ${error.message}`]);
+  }
+  place.dataset.checked = "yes";
+}
+
 head();
+remarks();
 document.getElementById("main").replaceChildren(make("h2", {}, "Scores"), ...charts(), scoreTable(), ...comparisonTable(), taskPlace);
 document.documentElement.dataset.ready = "summary";

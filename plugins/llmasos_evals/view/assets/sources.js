@@ -24,6 +24,7 @@ function arrived(id) {
 
 const embedded = {
   columns: async (run, task) => unpack(await arrived(`columns-${run}-${task}`)),
+  remarks: async () => unpack(await arrived("doubts")),
   block: async (run, task, block) => unpack(await arrived(`block-${run}-${task}-${block}`)),
   async search(run, task, text, count) {
     const wanted = text.toLowerCase(), places = [];
@@ -46,6 +47,7 @@ async function ask(path, values) {
 
 const served = {
   columns: (run, task) => ask("/columns", { run, task }),
+  remarks: () => ask("/remarks", {}),
   block: (run, task, block) => ask("/block", { run, task, block }),
   search: (run, task, text) => ask("/search", { run, task, text }),
 };
