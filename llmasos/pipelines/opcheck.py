@@ -6,7 +6,7 @@ Used when ops are bound to a model (a provider that differs is refused) and by t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmasos.contracts.model import DTypeName
@@ -59,8 +59,9 @@ def compare(
 ) -> Comparison:
     """Largest absolute difference, in fp32, between ``call`` and ``reference`` over the sample inputs of ``op``.
 
-    In half precision two correct ops may round the last bit differently, so twice the spacing of the element type at
-    the expected value is taken off before the maximum.
+    In half precision two correct ops may round differently, inside (where values are of unit scale) and at the end, so
+    twice the spacing of the element type there is taken off before the maximum. Of two scores that are nearly equal either
+    may be called the largest, so an arg-max is compared by its score.
 
     A wrong shape, a NaN, or an exception counts as infinite. Inputs are the same on every run and of unit scale; both
     contiguous ones and views with gaps are tried, because a model slices its tensors.
@@ -81,10 +82,15 @@ def compare(
             shapes = [list(t.shape) for t in actual], [list(t.shape) for t in expected]
             if shapes[0] != shapes[1]:
                 return Comparison(infinite, f"gave the shapes {shapes[0]} instead of {shapes[1]}")
+            if op == "token_logprobs":
+                if not _are_tokens(actual[1], arguments[1].shape[0]):
+                    return Comparison(infinite, "gave an arg-max outside the vocabulary")
+                actual[1], expected[1] = (_scores(arguments, best) for best in (actual[1], expected[1]))
             for left, right in zip(actual, expected, strict=True):
                 if left.numel() == 0:
                     continue
-                beyond = (left.float() - right.float()).abs() - spacing * right.float().abs()
+                allowed = spacing * (1 + right.float().abs())
+                beyond = ((left.float() - right.float()).abs() - allowed).clamp(min=0)
                 difference = float(beyond.max())
                 # NaN compares false with everything, so it is caught here and cannot hide behind a larger number.
                 if difference != difference:
@@ -93,16 +99,29 @@ def compare(
     return Comparison(worst)
 
 
-#: Which argument of an op is the matrix of weights.
-_WEIGHT = {"embedding": 1, "linear": 1, "token_logprobs": 1}
+def _are_tokens(best: Tensor, vocabulary: int) -> bool:
+    return not best.is_floating_point() and bool(((best >= 0) & (best < vocabulary)).all())
+
+
+def _scores(arguments: tuple[Any, ...], best: Tensor) -> Tensor:
+    """The scores [M] of tokens ``best`` [M] for the arguments of ``token_logprobs``."""
+    x, weight, bias, _, *rows = arguments
+    scores = x.float() @ weight.float().T + (0 if bias is None else bias.float())
+    chosen: Tensor = scores[rows[0].to(scores.device)] if rows else scores
+    return chosen.gather(1, best[:, None]).squeeze(1)
+
+
+#: Which argument of each of ``WEIGHT_OPS`` is the matrix of weights.
+WEIGHT_PLACE: Mapping[OpName, int] = {"embedding": 1, "linear": 1, "token_logprobs": 1}
 
 
 def packed(op: OpName, call: OpCallable, pack: Callable[[Tensor, bool], Any]) -> OpCallable:
-    """One of ``WEIGHT_OPS`` that gets its weights packed, for ``largest_difference``."""
+    """One of ``WEIGHT_OPS`` that gets its weights packed, for ``compare``."""
+    place = WEIGHT_PLACE[op]
 
     def on_packed(*arguments: Any) -> Any:
-        weight = pack(arguments[_WEIGHT[op]], op == "embedding")
-        return call(*arguments[: _WEIGHT[op]], weight, *arguments[_WEIGHT[op] + 1 :])
+        weight = pack(arguments[place], op == "embedding")
+        return call(*arguments[:place], weight, *arguments[place + 1 :])
 
     return on_packed
 
@@ -120,9 +139,9 @@ def sample_inputs(
     kind = getattr(torch, dtype)
     made = 0
 
-    def random(*shape: int) -> Tensor:
+    def random(*shape: int, scale: float = 1.0) -> Tensor:
         nonlocal made
-        values = torch.randn(*shape, generator=generator).to(device=device, dtype=kind)
+        values = (scale * torch.randn(*shape, generator=generator)).to(device=device, dtype=kind)
         made += 1
         return _with_gaps(values, every=made % 2 == 0) if strided else values
 
@@ -131,7 +150,7 @@ def sample_inputs(
         return _with_gaps(values, every=True) if strided else values
 
     def matrix(outputs: int, inputs: int) -> Tensor:
-        return random(outputs, inputs) / math.sqrt(inputs)
+        return random(outputs, inputs, scale=1 / math.sqrt(inputs))
 
     kinds = ("gelu", "gelu_new", "relu", "silu", "tanh")
     makers: dict[str, Callable[[int, Widths], Iterator[tuple[Any, ...]]]] = {

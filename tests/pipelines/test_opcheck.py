@@ -39,15 +39,23 @@ def test_an_error_of_a_thousandth_is_found(reference, op) -> None:
 def test_a_thorough_check_tries_sizes_that_the_quick_one_does_not(reference, op) -> None:
     def wrong(*arguments):
         result = reference[op](*arguments)
-        wide = first(arguments).shape[0] > 64
-        return (
-            result if not wide else tuple(r + 1 for r in result) if isinstance(result, tuple) else result + 1
-        )
+        if first(arguments).shape[0] <= 64:
+            return result
+        return (result[0] + 1, *result[1:]) if isinstance(result, tuple) else result + 1
 
     sides = {"device": "cpu", "dtype": "float32"}
     assert compare(op, reference[op], reference[op], **sides, thorough=True) == (0.0, None)
     assert op == "attention" or compare(op, wrong, reference[op], **sides).difference == 0
     assert compare(op, wrong, reference[op], **sides, thorough=True).difference == pytest.approx(1, rel=0.01)
+
+
+@pytest.mark.parametrize("op", OP_NAMES)
+def test_every_tensor_is_tried_with_gaps(op) -> None:
+    tried = list(sample_inputs(op, device="cpu", dtype="float32", strided=True))
+    # What is made by an op of torch, or has one row, may be contiguous; whatever a model slices is not.
+    for place in range(2 if op != "rotary" else 1):
+        values = [arguments[place] for arguments in tried if isinstance(arguments[place], torch.Tensor)]
+        assert not values or not all(tensor.is_contiguous() for tensor in values if tensor.numel())
 
 
 @pytest.mark.parametrize("op", OP_NAMES)
@@ -64,3 +72,31 @@ def test_nan_shape_and_exception_are_infinitely_wrong(reference, op) -> None:
 
     for broken in (nan, shape, crash):
         assert largest_difference(op, broken, reference[op], device="cpu", dtype="float32") == float("inf")
+
+
+def test_an_arg_max_is_compared_by_its_score(reference) -> None:
+    """In bfloat16 the reference rounds scores before it looks for the largest; one that does not may say another."""
+    op = "token_logprobs"
+
+    def unrounded(*arguments):
+        x, weight, bias, targets, *rows = arguments
+        return reference[op](
+            x.float(), weight.float(), None if bias is None else bias.float(), targets, *rows
+        )
+
+    def smallest(*arguments):
+        x, weight, bias, targets, *rows = arguments
+        flipped = None if bias is None else -bias
+        return reference[op](*arguments)[0], reference[op](x, -weight, flipped, targets, *rows)[1]
+
+    assert compare(op, unrounded, reference[op], device="cpu", dtype="bfloat16").difference < 0.05
+    assert compare(op, smallest, reference[op], device="cpu", dtype="float32").difference > 1
+
+
+def test_an_arg_max_outside_the_vocabulary_is_infinitely_wrong(reference) -> None:
+    def outside(*arguments):
+        logprob, best = reference["token_logprobs"](*arguments)
+        return logprob, best + arguments[1].shape[0]
+
+    found = compare("token_logprobs", outside, reference["token_logprobs"], device="cpu", dtype="float32")
+    assert found == (float("inf"), "gave an arg-max outside the vocabulary")
