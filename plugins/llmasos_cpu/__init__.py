@@ -1,1 +1,1 @@
-"""The CPU back end: prepacked oneDNN operators and a native library of kernels."""
+"""The CPU back end."""

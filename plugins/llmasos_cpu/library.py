@@ -21,7 +21,16 @@ OK = 0
 
 MATRIX_KINDS = {"fp32": 0, "bf16": 1, "int8": 2, "int4": 3, "q4_1": 4, "q4_k": 5}
 SOURCES = {"fp32": 0, "bf16": 1, "fp16": 2, "q8_0": 3, "q4_0": 4, "q4_1": 5, "q4_k": 6}
-ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4, "gelu_quick": 5, "relu2": 6}
+ACTIVATIONS = {
+    "none": 0,
+    "relu": 1,
+    "gelu": 2,
+    "gelu_tanh": 3,
+    "silu": 4,
+    "gelu_quick": 5,
+    "relu2": 6,
+    "tanh": 7,
+}
 
 
 class LinearCall(ctypes.Structure):
@@ -80,6 +89,11 @@ FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
     "llmc_matrix_gather": (_I32, (_POINTER, _POINTER, _I64, _I32, _POINTER, _I64)),
     "llmc_linear": (_I32, (_POINTER,)),
     "llmc_linears": (_I32, (_POINTER, _I32)),
+    "llmc_attention": (_I32, (_POINTER, _POINTER)),
+    "llmc_norm": (_I32, (_POINTER,)),
+    "llmc_rotary": (_I32, (_POINTER,)),
+    "llmc_activation": (_I32, (_POINTER,)),
+    "llmc_head": (_I32, (_POINTER,)),
 }
 
 
@@ -111,6 +125,11 @@ class Library:
     @property
     def features(self) -> tuple[str, ...]:
         return tuple(self.functions.llmc_features().decode().split())
+
+    def use_threads(self, count: int) -> None:
+        """Compute with `count` threads, the caller included."""
+        if self.functions.llmc_threads() != count:
+            self.functions.llmc_set_threads(count)
 
     def explain(self, status: int) -> str:
         """The library's words for a status."""

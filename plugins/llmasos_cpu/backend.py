@@ -1,0 +1,60 @@
+"""The CPU back end: which kernels it uses here, and how it lays out weights for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from llmasos.api import PackedWeight
+from llmasos_cpu import matrices, onednn
+from llmasos_cpu.allocator import keep_memory
+from llmasos_cpu.library import Absence, library
+
+
+class CpuBackend:
+    """A ``PackingBackend``. What is best is found out once, when it is first prepared."""
+
+    def __init__(self) -> None:
+        self._native = library()
+        #: Whether oneDNN lays weights out, where there is no native library.
+        self._onednn = False
+        self._facts: dict[str, str] = {}
+
+    def devices(self) -> tuple[str, ...]:
+        """There is always one."""
+        return ("cpu",)
+
+    def dtypes(self, device: str) -> tuple[str, ...]:
+        """No float16: processors compute it many times slower than float32."""
+        return ("float32", "bfloat16") if device == "cpu" else ()
+
+    def prepare(self, device: str, dtype: str, folder: Path) -> None:
+        """Choose the kernels for an element type, and tell the allocator to keep what is freed."""
+        self._facts = {"memory": keep_memory()}
+        if isinstance(self._native, Absence):
+            element: torch.dtype = getattr(torch, dtype)
+            reason = onednn.refusal(element)
+            if reason is None:
+                self._onednn, reason = onednn.is_faster(element, folder)
+            self._facts |= {"native": self._native.detail, "oneDNN": reason}
+        else:
+            self._facts["native"] = f"{self._native.isa} ({' '.join(self._native.features)})"
+
+    def pack(self, weight: Tensor, lookup: bool) -> Tensor | PackedWeight:
+        """``weight`` in the layout that is fastest here."""
+        if not isinstance(self._native, Absence):
+            kind = "bf16" if weight.dtype == torch.bfloat16 else "fp32"
+            return matrices.pack(self._native, weight, kind)
+        return onednn.pack(weight, lookup) if self._onednn else weight
+
+    def facts(self) -> Mapping[str, str]:
+        """For ``llmasos backend info``."""
+        tier = "oneDNN" if self._onednn else "plain torch"
+        return {
+            "tier": tier if isinstance(self._native, Absence) else "native",
+            "threads": str(torch.get_num_threads()),
+            **self._facts,
+        }

@@ -1,0 +1,145 @@
+"""Matrices of weights in the native library's panels: packed once, multiplied with any number of rows, looked up by row.
+
+Letters: N tokens, O outputs, I inputs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llmasos.api import WeightsError
+from llmasos_cpu.library import MATRIX_KINDS, SOURCES, Library, LinearCall
+from llmasos_cpu.structures import HeadStruct
+
+#: Element types of activations, and of rows to pack, in the library's numbering.
+ELEMENTS = {torch.float32: 0, torch.bfloat16: 1}
+_SOURCES = {torch.float32: SOURCES["fp32"], torch.bfloat16: SOURCES["bf16"], torch.float16: SOURCES["fp16"]}
+_ALIGNMENT = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NativeMatrix:
+    """A ``PackedWeight`` [O, I]; ``data`` describes itself and may be kept in a file."""
+
+    library: Library
+    data: Tensor
+    kind: str
+    outputs: int
+    inputs: int
+    #: Element type of rows that are looked up.
+    element: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return int(self.data.nbytes)
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """Rows ``indices`` [N] int64 as numbers: [N, I]. Raises IndexError for one that is not there."""
+        out = torch.empty(len(indices), self.inputs, dtype=self.element)
+        wanted = indices.contiguous()
+        status = self.library.functions.llmc_matrix_gather(
+            self.data.data_ptr(),
+            wanted.data_ptr(),
+            len(wanted),
+            ELEMENTS[self.element],
+            out.data_ptr(),
+            self.inputs,
+        )
+        if status:
+            raise IndexError(f"rows of a matrix of {self.outputs}: {self.library.explain(status)}")
+        return out
+
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x [N, I] @ Wᵀ + bias [O] -> [N, O], in the element type of x."""
+        x = rows_contiguous(x)
+        out = torch.empty(x.shape[0], self.outputs, dtype=x.dtype)
+        wide = None if bias is None else bias.float().contiguous()
+        call = LinearCall(
+            matrix=self.data.data_ptr(),
+            x=x.data_ptr(),
+            y=out.data_ptr(),
+            bias=None if wide is None else wide.data_ptr(),
+            rows=x.shape[0],
+            x_stride=x.stride(0),
+            y_stride=self.outputs,
+            x_type=ELEMENTS[x.dtype],
+            y_type=ELEMENTS[x.dtype],
+        )
+        self.library.use_threads(torch.get_num_threads())
+        status = self.library.functions.llmc_linear(ctypes.byref(call))
+        if status:
+            raise ValueError(
+                f"{list(x.shape)} by [{self.outputs}, {self.inputs}]: {self.library.explain(status)}"
+            )
+        return out
+
+
+def rows_contiguous(x: Tensor) -> Tensor:
+    """``x`` itself where its rows have no gaps inside, else a copy."""
+    return x if x.stride(-1) == 1 or x.shape[-1] <= 1 else x.contiguous()
+
+
+def pack(library: Library, weight: Tensor, kind: str) -> NativeMatrix:
+    """``weight`` [O, I] float32, bfloat16 or float16 as panels of ``kind``. Raises WeightsError for numbers that cannot be kept
+    in it (NaN and infinity where they are quantised)."""
+    outputs, inputs = weight.shape
+    functions, code = library.functions, MATRIX_KINDS[kind]
+    size = functions.llmc_matrix_bytes(code, 0, outputs, inputs)
+    if size < 0:
+        raise WeightsError(f"a matrix [{outputs}, {inputs}] as {kind}: {library.explain(size)}")
+    space = torch.empty(size + _ALIGNMENT, dtype=torch.uint8)
+    begin = -space.data_ptr() % _ALIGNMENT
+    data = space[begin : begin + size]
+    rows = rows_contiguous(weight)
+    status = functions.llmc_matrix_begin(code, 0, outputs, inputs, data.data_ptr(), size)
+    if not status:
+        status = functions.llmc_matrix_set_rows(
+            data.data_ptr(),
+            size,
+            0,
+            outputs,
+            _SOURCES[weight.dtype],
+            rows.data_ptr(),
+            rows.stride(0) * rows.element_size(),
+        )
+    if status:
+        raise WeightsError(f"a matrix [{outputs}, {inputs}] as {kind}: {library.explain(status)}")
+    element = weight.dtype if weight.dtype in ELEMENTS else torch.float32
+    return NativeMatrix(library, data, kind, outputs, inputs, element)
+
+
+def token_logprobs(
+    x: Tensor, weight: NativeMatrix, bias: Tensor | None, targets: Tensor, rows: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [M] float32 of ``targets`` [M] and the arg-max [M] of the rows they belong to, as in ``Ops``."""
+    x, wide = rows_contiguous(x), None if bias is None else bias.float().contiguous()
+    wanted = targets.contiguous()
+    places = None if rows is None else rows.contiguous()
+    logprobs = torch.empty(len(targets), dtype=torch.float32)
+    best = torch.empty(len(x), dtype=torch.int64)
+    call = HeadStruct(
+        matrix=weight.data.data_ptr(),
+        x=x.data_ptr(),
+        bias=None if wide is None else wide.data_ptr(),
+        targets=wanted.data_ptr(),
+        target_rows=None if places is None else places.data_ptr(),
+        logprobs=logprobs.data_ptr(),
+        best=best.data_ptr(),
+        rows=len(x),
+        x_stride=x.stride(0),
+        target_count=len(targets),
+        x_type=ELEMENTS[x.dtype],
+    )
+    weight.library.use_threads(torch.get_num_threads())
+    status = weight.library.functions.llmc_head(ctypes.byref(call))
+    if status:
+        raise ValueError(
+            f"{len(targets)} targets after {list(x.shape)}, a vocabulary of {weight.outputs}: "
+            f"{weight.library.explain(status)}"
+        )
+    return logprobs, best if rows is None else best[rows]
