@@ -2,7 +2,7 @@
 //
 // A block has up to 32 rows: two tiles of activations times two of weights (one panel) give four tiles of sums, so
 // that each loaded tile is used twice. The tiles hold exactly as many rows as the block has.
-#include "packing.h"
+#include "planes.h"
 
 namespace {
 
@@ -119,12 +119,90 @@ void multiply_bf16_tiles(const Layout& m, const uint8_t* block, int rows, int, c
   _tile_stored(3, lower + 16, kSumStride);
 }
 
+// ---- int8 with a scale per output ----------------------------------------------------------------------------
+
+void pack_planes_tiles(const Layout& m, const Rows& x, int64_t first, int rows, int planes, int64_t chunk,
+                       uint8_t* out) {
+  pack_planes<true>(m, x, first, rows, planes, chunk, out);
+}
+
+// Adds one chunk's sums [rows * planes][32] of products into fp32.
+void fold(const int32_t (*products)[kPanel], const float* row_scales, const int32_t* row_sums, int rows, int planes,
+          const float* scales, float* out, bool resume) {
+  for (int r = 0; r < rows; ++r) {
+    const __m512i correction = _mm512_set1_epi32(row_sums[r] * 128);
+    const __m512 scale = _mm512_set1_ps(row_scales[r]);
+    for (int i = 0; i < kPanel; i += 16) {
+      __m512 value = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_load_si512(products[r] + i), correction));
+      if (planes == 2) {
+        const __m512i below = _mm512_set1_epi32(row_sums[rows + r] * 128);
+        const __m512i rest = _mm512_sub_epi32(_mm512_load_si512(products[rows + r] + i), below);
+        value = _mm512_fmadd_ps(value, _mm512_set1_ps(256.0f), _mm512_cvtepi32_ps(rest));
+      }
+      float* p = out + r * kPanel + i;
+      const __m512 before = resume ? _mm512_loadu_ps(p) : _mm512_setzero_ps();
+      _mm512_storeu_ps(p, _mm512_fmadd_ps(_mm512_mul_ps(value, scale), _mm512_loadu_ps(scales + i), before));
+    }
+  }
+}
+
+void multiply_int8_tiles(const Layout& m, const uint8_t* block, int rows, int planes, const uint8_t* panel,
+                         int64_t begin, int64_t end, float* sums) {
+  const int all_rows = rows * planes;
+  if (all_rows != configured) configure(all_rows);
+  const float* scales = reinterpret_cast<const float*>(panel + m.words * llmc::kStepBytes);
+  alignas(64) int32_t products[kRows][kPanel];
+  constexpr int kStride = kPanel * 4;
+  for (int64_t chunk = begin; chunk < end; ++chunk) {
+    const uint8_t* a = block + chunk * planes_chunk_bytes(m, rows, planes);
+    const float* row_scales = reinterpret_cast<const float*>(a + kChunk * all_rows * 4);
+    const int32_t* row_sums = reinterpret_cast<const int32_t*>(row_scales + rows);
+    const uint8_t* b = panel + chunk * kChunk * llmc::kStepBytes;
+    const int64_t tiles = chunk_words(m, chunk) / kTileWords;
+    _tile_zero(0);
+    _tile_zero(1);
+    if (all_rows <= kTileRows) {
+      for (int64_t tile = 0; tile < tiles; ++tile) {
+        prefetch_tiles(b);
+        _tile_loadd(4, a, 64);
+        _tile_loadd(6, b, 128);
+        _tile_dpbsud(0, 4, 6);
+        _tile_loadd(7, b + 64, 128);
+        _tile_dpbsud(1, 4, 7);
+        a += all_rows * 64;
+        b += kTileBytes;
+      }
+    } else {
+      _tile_zero(2);
+      _tile_zero(3);
+      for (int64_t tile = 0; tile < tiles; ++tile) {
+        _tile_loadd(4, a, 64);
+        _tile_loadd(6, b, 128);
+        _tile_dpbsud(0, 4, 6);
+        _tile_loadd(5, a + kTileRows * 64, 64);
+        _tile_dpbsud(2, 5, 6);
+        _tile_loadd(7, b + 64, 128);
+        _tile_dpbsud(1, 4, 7);
+        _tile_dpbsud(3, 5, 7);
+        a += all_rows * 64;
+        b += kTileBytes;
+      }
+      _tile_stored(2, products[kTileRows], kStride);
+      _tile_stored(3, products[kTileRows] + 16, kStride);
+    }
+    _tile_stored(0, products[0], kStride);
+    _tile_stored(1, products[0] + 16, kStride);
+    fold(products, row_scales, row_sums, rows, planes, scales, sums, chunk > 0);
+  }
+}
+
 }  // namespace
 
 namespace llmc {
 
 void fill_amx(Kernels* table) {
   table->bf16 = {kRows, kRows, words_chunk_bytes, pack_bf16_tiles, multiply_bf16_tiles, enter, leave};
+  table->rowwise = {kRows, kRows / 2, planes_chunk_bytes, pack_planes_tiles, multiply_int8_tiles, enter, leave};
 }
 
 }  // namespace llmc

@@ -18,6 +18,7 @@ Kernels make_table() {
   const Features& f = features();
   if (f.avx2) fill_avx2(&table);
   if (f.avx512) fill_avx512(&table);
+  if (f.avx512_vnni) fill_avx512_vnni(&table);
   if (f.avx512_bf16) fill_avx512_bf16(&table);
   if (f.amx_bf16 && f.amx_int8) fill_amx(&table);
 #endif
@@ -136,7 +137,10 @@ size_t linear_scratch(const llmc_linear_call& call) {
   return static_cast<size_t>(Packed(plan, blocks, nullptr).stride * blocks.count);
 }
 
-void run_linear(Team& members, const llmc_linear_call& call, void* scratch, const PanelSink* sink, int64_t piece) {
+bool packed_at_once(const llmc_linear_call& call) { return call.rows <= make_plan(call).rows_at_once; }
+
+void run_linear(Team& members, const llmc_linear_call& call, void* scratch, const PanelSink* sink, int64_t piece,
+                bool own) {
   if (call.rows == 0) return;
   const Plan plan = make_plan(call);
   const Layout& m = plan.m;
@@ -147,13 +151,18 @@ void run_linear(Team& members, const llmc_linear_call& call, void* scratch, cons
     const Packed packed(plan, blocks, scratch);
     const int64_t chunks = m.chunks();
     if (row > 0) members.barrier();  // the blocks packed before are still read
-    members.chunks(blocks.count * chunks, 1, [&](int64_t begin, int64_t end) {
+    const auto pack = [&](int64_t begin, int64_t end) {
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t b = unit / chunks, c = unit % chunks;
         plan.method->pack(m, x, row + blocks.begin(b), blocks.size(b), plan.planes, c, packed.chunk(b, c));
       }
-    });
-    members.barrier();
+    };
+    if (own) {
+      pack(0, blocks.count * chunks);
+    } else {
+      members.chunks(blocks.count * chunks, 1, pack);
+      members.barrier();
+    }
     // Pieces small enough to share out evenly, large enough to read memory in long runs.
     int64_t grain = m.panels / (members.size * 4);
     const int64_t most = blocks.count > 1 ? kPanelsAtOnce : 1 + (int64_t{1} << 18) / m.panel_bytes;

@@ -13,6 +13,7 @@ namespace {
 using llmc::Kernels;
 using llmc::kChunk;
 using llmc::kChunkGroups;
+using llmc::kGroup;
 using llmc::kGroupWords;
 using llmc::kPanel;
 using llmc::Layout;
