@@ -11,7 +11,7 @@ import click
 from llmasos.cli.consent import yes_option
 from llmasos.cli.state import State, common_options, pass_state
 
-COLUMNS = ("task", "version", "shots", "metric", "filter", "value", "±", "stderr", "n")
+COLUMNS = ("task", "version", "shots", "metric", "filter", "value", "95 % interval", "stderr", "n")
 
 
 def _limit(
@@ -243,12 +243,19 @@ def result_rows(record: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
 def _score_cells(score: Mapping[str, Any] | None) -> tuple[Any, ...]:
     if score is None:
         return ("", "", "", "", "", "")
-    stderr = score["stderr"]
+    low, high, stderr = score.get("ci_low"), score.get("ci_high"), score["stderr"]
     return (
         score["metric"],
         score["filter"],
         score["value"],
-        "" if stderr is None else "±",
-        "" if stderr is None else f"{stderr:.4f}" if isinstance(stderr, float) else stderr,
+        "" if low is None or high is None else f"{_shown(low)} to {_shown(high)}",
+        "" if stderr is None else _shown(stderr),
         score["n"],
     )
+
+
+def _shown(value: Any) -> str:
+    """Four decimals; not of large numbers, nor of NaN and infinities, which a record has as text."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.6g}"

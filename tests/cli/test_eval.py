@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -119,9 +120,10 @@ def test_the_table_goes_to_stdout_and_the_talk_to_stderr(model, tasks, tmp_path,
     out, err = capsys.readouterr()
     assert code == ExitCode.OK, err
     header, _, *lines = out.splitlines()
-    assert header.split() == ["task", "version", "shots", "metric", "filter", "value", "±", "stderr", "n"]
+    names = ["task", "version", "shots", "metric", "filter", "value", "95 % interval", "stderr", "n"]
+    assert re.split(r"  +", header.strip()) == names
     assert [line.split()[0] for line in lines] == ["colours", "story"]
-    assert lines[0].split()[-1] == "6"
+    assert re.search(r"acc +none +0\.\d+ +0\.\d{4} to [01]\.\d{4} +0\.\d{4} +6$", lines[0])
     assert "scoring: 24/24" in err  # three choices and a prompt a document
     assert f"record and samples: {tmp_path / 'out'}" in err
     record = json.loads((tmp_path / "out" / "record.json").read_text())
@@ -354,7 +356,9 @@ def test_a_folder_with_another_run_is_left_alone(model, tasks, tmp_path, capsys)
 
 
 def score(metric: str, value: float, stderr: float | None) -> dict:
-    return {"metric": metric, "filter": "none", "value": value, "stderr": stderr, "n": 5}
+    known = stderr is not None
+    interval = {"ci_low": value - 0.2, "ci_high": value + 0.2} if known else {"ci_low": None, "ci_high": None}
+    return {"metric": metric, "filter": "none", "value": value, "stderr": stderr, "n": 5, **interval}
 
 
 def test_groups_stand_above_their_members():
@@ -389,6 +393,6 @@ def test_groups_stand_above_their_members():
     }
     rows = list(result_rows(record))
     assert [row[0] for row in rows] == ["outer", "- A", "- inner", "- - b", "c", ""]
-    assert rows[1][3:] == ("acc", "none", 0.5, "±", "0.1000", 5)
+    assert rows[1][3:] == ("acc", "none", 0.5, "0.3000 to 0.7000", "0.1000", 5)
     assert rows[3][2:] == (5, "acc", "none", 1.0, "", "", 5)
     assert rows[2][3:] == ("", "", "", "", "", "")
