@@ -24,8 +24,10 @@ struct PanelSink {
 // The share of one thread in a checked call. Every thread of the team must call it; a barrier must lie between it and
 // whatever wrote x before, or reads y after.
 //
-// With a sink, each run of `piece` panels goes to it from one thread, in order.
+// With a sink, each run of `piece` panels goes to it from one thread, in order. `own`, for calls that are `packed_at_once`:
+// x and scratch belong to the calling thread alone, which packs all rows for itself, and no barrier is needed for that.
 void run_linear(Team& members, const llmc_linear_call& call, void* scratch, const PanelSink* sink = nullptr,
-                int64_t piece = 0);
+                int64_t piece = 0, bool own = false);
+bool packed_at_once(const llmc_linear_call& call);
 
 }  // namespace llmc

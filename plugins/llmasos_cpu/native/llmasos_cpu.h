@@ -235,6 +235,95 @@ typedef struct {
 
 LLMC_API int32_t llmc_head(const llmc_head_call* call);
 
+/* ---- programs ------------------------------------------------------------------------------------------- */
+
+/* A forward pass as a list of steps over fp32 buffers, run in one region of the threads. A buffer has a row for each of the N
+ * tokens of a pass, or for each of its R wanted rows. Buffer -1: none. */
+typedef struct {
+  int64_t width;
+  int32_t wanted;   /* 0: N rows, 1: R rows */
+  int32_t external; /* 1: the rows lie in pass.output */
+} llmc_buffer;
+
+enum {
+  /* out = weight[token] + bias[position] + extra[type], times `number` before the additions when it is not 0. weight: a table
+   * of type `kind` [weight_rows, width], or with kind LLMC_PACKED a packed fp32 or bf16 matrix; bias and extra: tables of
+   * `second_type` [bias_rows / extra_rows, width] or null. Without types in the pass, row 0 of extra is added. */
+  LLMC_STEP_EMBED = 0,
+  /* out = norm of `kind` (in), weight and bias of `second_type`, eps = number. */
+  LLMC_STEP_NORM = 1,
+  /* out = act(in Wt + bias) + residual: weight a packed matrix, bias fp32, activation `kind`, `activation_bits`. */
+  LLMC_STEP_LINEAR = 2,
+  /* out = act(gate) * up, where the outputs of the matrix are gate 0-31, up 0-31, gate 32-63, up 32-63, ...: in the width of
+   * out, a multiple of 32. No bias. */
+  LLMC_STEP_GATED = 3,
+  /* out [N, turned] gets cos, then sin, of position * weight[j]: weight fp32 [turned / 2]. */
+  LLMC_STEP_ANGLES = 4,
+  /* in [N, query heads, key heads, key heads again for values]: turns queries in place by the angles of buffer `other`, or not
+   * when that is -1, and keys likewise. With a cache they go to its rows, and the values too. */
+  LLMC_STEP_STORE = 5,
+  /* out [N, query_heads * width] = attention of the queries in `in`, laid out as for LLMC_STEP_STORE, over its keys and values
+   * or those in the cache, by the layout of the pass, with `window`; number: scale of the scores; extra: ALiBi slopes. */
+  LLMC_STEP_ATTENTION = 6,
+  /* out [R] = rows of in [N] named by pass.wanted. */
+  LLMC_STEP_GATHER = 7,
+  /* Scores of in [R or N] times a packed matrix, reduced as the pass asks; see llmc_head_call. bias fp32 or null. */
+  LLMC_STEP_HEAD = 8
+};
+
+enum { LLMC_PACKED = 16 };
+
+typedef struct {
+  int32_t op, in, out;
+  int32_t other; /* LINEAR: residual, STORE: angles; a buffer or -1 */
+  int32_t kind, second_type, activation_bits;
+  int32_t query_heads, key_heads, width, turned, layer;
+  float number;
+  int32_t unused;
+  int64_t window;
+  const void* weight;
+  const void* bias;
+  const void* extra;
+  int64_t weight_rows, bias_rows, extra_rows;
+} llmc_step;
+
+/* One pass. Keys of layer l are at keys + l * layer_stride, [cache_count, key_heads, width] of cache_type; keys null: no cache,
+ * the layout is over the rows of the pass. positions, types, wanted (null: all rows), targets, target_rows, logprobs, sums,
+ * best, output: null where no step needs them. */
+typedef struct {
+  int64_t rows;
+  const int64_t* tokens;
+  const int64_t* positions;
+  const int64_t* types;
+  const llmc_layout* layout;
+  void* keys;
+  void* values;
+  const int64_t* cache_rows; /* [rows]: where new tokens go */
+  int64_t cache_count, layer_stride;
+  int32_t cache_type, layers;
+  const int64_t* wanted;
+  int64_t wanted_count;
+  float* output;
+  int64_t output_stride;
+  const int64_t* targets;
+  const int64_t* target_rows;
+  float* logprobs;
+  float* sums;
+  int64_t* best;
+  int64_t target_count;
+} llmc_pass;
+
+typedef struct llmc_program llmc_program;
+
+/* Checks the steps and keeps a copy of them; weights and tables stay the caller's and must outlive the program. */
+LLMC_API int32_t llmc_program_new(const llmc_step* steps, int32_t step_count, const llmc_buffer* buffers,
+                                  int32_t buffer_count, llmc_program** program);
+LLMC_API void llmc_program_free(llmc_program* program);
+/* Runs one pass. Several threads may run the same program at a time. */
+LLMC_API int32_t llmc_program_run(const llmc_program* program, const llmc_pass* pass);
+/* Adds to nanoseconds[0..8] what the calling thread spends in each kind of step, waiting included, from now on; null: no more. */
+LLMC_API void llmc_program_profile(double* nanoseconds);
+
 #ifdef __cplusplus
 }
 #endif

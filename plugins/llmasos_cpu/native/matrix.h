@@ -69,6 +69,9 @@ static inline int64_t inputs_per_word(int32_t kind) { return kind == 0 ? 1 : kin
 // The layout of a kind and shape; false when there is none.
 bool make_layout(int32_t kind, int32_t group, int64_t outputs, int64_t inputs, Layout* layout);
 
+// Row `row` of a matrix of any kind as numbers.
+void unpack_row(const Layout& m, int64_t row, float* out);
+
 // The layout of a packed matrix; false when the header is wrong. Does not know how many bytes there are.
 bool read_layout(const void* packed, Layout* layout);
 

@@ -19,6 +19,9 @@ struct PointwiseKernels {
   void (*activation)(const llmc_activation_call&, int64_t begin, int64_t end);
   // out = in + table[index], for a row of fp32 numbers and one of a table of `type`.
   void (*add_row)(float* out, const float* in, const void* table, int64_t row, int64_t width, int32_t type);
+  // out = act(gate) * up, rows [count][columns] of the given strides.
+  void (*gate)(float* out, int64_t out_stride, const float* gate, const float* up, int64_t stride, int64_t count,
+               int64_t columns, int32_t activation);
   // Takes in scores [rows][stride] of the vocabulary entries column to column + columns; `bias` is already moved to the first
   // of them, or null, and added to the scores in place. Without `sums` only the largest is looked for.
   void (*take_scores)(float* scores, int64_t stride, int64_t rows, const float* bias, int64_t column, int32_t columns,

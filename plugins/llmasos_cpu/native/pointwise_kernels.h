@@ -164,6 +164,12 @@ void activation(const llmc_activation_call& call, int64_t begin, int64_t end) {
   }
 }
 
+void gate_rows(float* out, int64_t out_stride, const float* gate, const float* up, int64_t stride, int64_t count,
+               int64_t columns, int32_t kind) {
+  const llmc_activation_call call = {out, gate, up, count, columns, out_stride, stride, stride, LLMC_FP32, kind};
+  activate_as<float>(call, 0, count);
+}
+
 void add_row(float* out, const float* in, const void* table, int64_t row, int64_t width, int32_t type) {
   for (int64_t e = 0; e < width; e += kLanes) {
     const int64_t n = smaller_of(kLanes, width - e);
@@ -232,4 +238,4 @@ void take_scores(float* scores, int64_t stride, int64_t rows, const float* bias,
 
 }  // namespace
 
-#define LLMC_POINTWISE_KERNELS {norm, rotary, activation, add_row, take_scores}
+#define LLMC_POINTWISE_KERNELS {norm, rotary, activation, add_row, gate_rows, take_scores}
