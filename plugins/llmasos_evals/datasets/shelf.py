@@ -20,6 +20,7 @@ from llmasos.api import InputError, canonical_digest
 
 SCHEMA = "llmasos-shelf/1"
 NAME = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")
+SPLIT = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(frozen=True, slots=True)

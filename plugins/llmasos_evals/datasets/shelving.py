@@ -13,7 +13,7 @@ from llmasos_evals.datasets.layout import find_layout
 from llmasos_evals.datasets.opening import Data, DataRequest, open_folder
 from llmasos_evals.datasets.places import FilesPlace
 from llmasos_evals.datasets.readers import FORMATS, format_of
-from llmasos_evals.datasets.shelf import NAME, Shelf, ShelfEntry, ShelfFile, file_digest
+from llmasos_evals.datasets.shelf import NAME, SPLIT, Shelf, ShelfEntry, ShelfFile, file_digest
 
 
 def shelve(
@@ -75,9 +75,16 @@ def _collected(
 ) -> FilesPlace:
     files: dict[str, list[Path]] = {}
     place = FilesPlace({}, format_name, dict(options))
+    for split, _ in splits:
+        if not SPLIT.fullmatch(split):
+            raise UsageError(f"{split!r} cannot name a split", hint="a name such as test or validation")
     for path in (*paths, *(path for _, path in splits)):
         if not path.exists():
-            raise InputError(f"no file or folder {path}")
+            split, equals, file = str(path).partition("=")
+            meant = equals and SPLIT.fullmatch(split) and Path(file).exists()
+            raise InputError(
+                f"no file or folder {path}", hint=f"did you mean --split {path}?" if meant else None
+            )
         if not (path.is_file() or path.is_dir()):
             raise InputError(f"{path} is neither a file nor a folder", hint="write what it gives to a file")
     folders = [path for path in paths if path.is_dir()]

@@ -19,6 +19,7 @@ from llmasos.api import EvaluationError, UsageError, canonical_digest, canonical
 
 RUN_FILE = "run.json"
 RECORD_FILE = "record.json"
+LOCK_FILE = ".lock"
 WORK_FOLDER = ".work"
 #: Seconds between two fsyncs. A killed process loses nothing that was written; only a power cut loses this much.
 FSYNC_INTERVAL = 2.0
@@ -136,6 +137,7 @@ class SampleStore:
                 f"cannot write to {self.folder}: {error.strerror}", hint="choose another folder with --output"
             ) from None
         try:
+            self._check_names()
             self._check_run()
         except BaseException:
             self.close()
@@ -220,6 +222,18 @@ class SampleStore:
 
     # ---- the run -------------------------------------------------------------------------------------------------------
 
+    def _check_names(self) -> None:
+        """Raise UsageError for tasks whose samples would go into one file, where the file system does not tell capitals apart."""
+        named: dict[str, str] = {}
+        for section in self.identity.get("tasks", ()):
+            task = section["name"]
+            other = named.setdefault(samples_name(task).casefold(), task)
+            if other != task and (self.folder / LOCK_FILE.swapcase()).exists():
+                raise UsageError(
+                    f"the samples of tasks {other} and {task} would be one file in {self.folder}, where capitals are not told apart",
+                    hint="run them one by one",
+                )
+
     def _check_run(self) -> None:
         path = self.folder / RUN_FILE
         try:
@@ -264,7 +278,7 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 def _lock(folder: Path) -> IO[bytes]:
     """Hold the folder for this process; the lock goes with the process, however it ends. Raises UsageError if taken."""
-    file = open(folder / ".lock", "ab")  # noqa: SIM115 (held until the store closes)
+    file = open(folder / LOCK_FILE, "ab")  # noqa: SIM115 (held until the store closes)
     try:
         _hold(file)
     except OSError:

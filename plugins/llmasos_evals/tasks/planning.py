@@ -110,7 +110,23 @@ class Planner:
             raise InputError(
                 f"{self.config.source}: task {name}: document {index} makes no prompt: {error}"
             ) from error
+        for request in requests:
+            self._check_text(request, index)
         return PlannedDocument(index, row, plain(target), requests, doc_digest)
+
+    def _check_text(self, request: Request, index: int) -> None:
+        """Raise InputError for text that has no UTF-8: no tokenizer could encode it, and would not know whose it is."""
+        for text in (request.context, request.continuation or ""):
+            if text.isascii():
+                continue
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise InputError(
+                    f"{self.config.source}: task {self.config.task}: a prompt has the lone surrogate "
+                    f"U+{ord(text[error.start]):04X} (document {index})",
+                    hint="half of a character pair is no text: repair the row in the data",
+                ) from None
 
     def _generation(self, own: Mapping[str, Any]) -> Mapping[str, Any] | None:
         if not own or self.config.output_type != "generate_until":

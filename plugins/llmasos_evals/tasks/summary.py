@@ -135,7 +135,7 @@ def top_level(path: str) -> dict[str, Any]:
     try:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(raw)
         node = loader.get_single_node()
-        if not isinstance(node, yaml.MappingNode):
+        if not isinstance(node, yaml.MappingNode) or node.tag != "tag:yaml.org,2002:map":
             raise InputError(f"{path}: a task file is a mapping of fields")
         if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
             loader.flatten_mapping(node)
@@ -152,6 +152,8 @@ def top_level(path: str) -> dict[str, Any]:
 
 
 def _value(yaml: Any, loader: Any, node: Any) -> Any:
+    if node.tag.startswith("tag:yaml.org,2002:python/"):
+        raise ValueError(f"it asks for a Python object: {node.tag.rpartition(':')[2]}")
     if isinstance(node, yaml.ScalarNode):
         if not node.tag.startswith("tag:yaml.org,2002:"):
             return f"{node.tag} {node.value}"

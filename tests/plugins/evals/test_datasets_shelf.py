@@ -219,6 +219,8 @@ _TEXT = {"output_type": "generate_until", "doc_to_text": "{{n}}", "doc_to_target
         (["mine", "GONE"], "no file or folder"),
         (["mine", "--split", "FILE"], "is not SPLIT=FILE"),
         (["mine", "--split", "test=GONE"], "no file or folder"),
+        (["mine", "--split", "../../t=FILE"], "'../../t' cannot name a split"),
+        (["mine", "test=FILE"], "did you mean --split test="),
         (["mine", "BAD"], "line 1: not valid JSON"),
         (["mine", "FOLDER", "FILE"], "a folder is added alone"),
         (["mine", "--option", "x"], "is not NAME=VALUE"),
@@ -237,7 +239,8 @@ def test_mistakes(
         "FOLDER": tmp_path / "folder",
     }
     given = [
-        str(paths.get(argument, argument)).replace("=GONE", f"={paths['GONE']}") for argument in arguments
+        str(paths.get(argument, argument)).replace("=GONE", f"={paths['GONE']}").replace("=FILE", f"={rows}")
+        for argument in arguments
     ]
     assert run(["data", "add", "-q", *given]) == ExitCode.USAGE
     assert message in capsys.readouterr().err

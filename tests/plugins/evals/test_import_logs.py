@@ -291,6 +291,8 @@ def test_the_published_schema_is_that_of_the_code():
         "[]",
         "{}",
         '{"results": 5}',
+        '{"results": {"t": {"acc,none": 0.5}}, "configs": 5}',
+        '{"results": {"t": {"acc,none": 0.5}}, "n-shot": [0]}',
         '{"eval": {}}',
         "[" * 200_000,
         '"x"',

@@ -246,6 +246,9 @@ def test_names_and_kinds(tmp_path: Path, text: str, expected: list[tuple[str, st
     ("text", "message"),
     [
         ("task: [", "not valid YAML"),
+        ("!!python/object:os.X {task: t}", "is a mapping of fields"),
+        ("task: !!python/object/apply:os.system ['true']", "asks for a Python object"),
+        ("task: !!python/name:os.system ''", "asks for a Python object"),
         ("- task", "a mapping"),
         ("include: file.yaml\ntask: a", "in a circle"),
         ("include: gone", "cannot read"),

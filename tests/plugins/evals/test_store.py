@@ -11,7 +11,14 @@ import sys
 import pytest
 
 from llmasos.api import EvaluationError, UsageError
-from llmasos_evals.records.store import RECORD_FILE, RUN_FILE, SampleStore, samples_name, write_json
+from llmasos_evals.records.store import (
+    LOCK_FILE,
+    RECORD_FILE,
+    RUN_FILE,
+    SampleStore,
+    samples_name,
+    write_json,
+)
 
 IDENTITY = {"model": {"digest": "a"}, "settings": {"limit": 5}, "tasks": [{"name": "t", "num_fewshot": 0}]}
 
@@ -159,3 +166,20 @@ def test_what_was_written_survives_kill_9(tmp_path):
     assert done.returncode == -signal.SIGKILL
     with SampleStore(tmp_path, IDENTITY) as store:  # the lock went with the process
         assert store.finished("t") == {index: sample(index) for index in range(31)}
+
+
+def test_names_that_differ_in_capitals_only(tmp_path, monkeypatch):
+    identity = {**IDENTITY, "tasks": [{"name": "Foo"}, {"name": "foo"}, {"name": "bar"}]}
+    with SampleStore(tmp_path / "a", identity) as store:
+        for task in ("Foo", "foo"):
+            store.append(task, sample(0))
+    # As on a file system where capitals do not count.
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / LOCK_FILE.swapcase()).write_text("")
+    with (
+        pytest.raises(UsageError, match="tasks Foo and foo would be one file"),
+        SampleStore(tmp_path / "b", identity),
+    ):
+        pass
+    with SampleStore(tmp_path / "b", {**identity, "tasks": identity["tasks"][1:]}):
+        pass

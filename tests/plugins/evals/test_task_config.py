@@ -275,6 +275,14 @@ def test_without_examples_the_pool_is_not_read(tmp_path: Path) -> None:
         task.data_digest(1)
 
 
+def test_a_lone_surrogate_is_named_with_its_task_and_document(tmp_path: Path) -> None:
+    rows = [
+        {"question": text, "options": ["a", "b"], "right": 0} for text in ("fine \U0001f600", "bad \ud800 x")
+    ]
+    with pytest.raises(InputError, match=r"sums\.yaml: task sums: a prompt has .* U\+D800 \(document 1\)"):
+        plans(load(write_task(tmp_path, rows=rows, **CHOICE)))
+
+
 # ---- task code ------------------------------------------------------------------------------------------------------
 
 CODE = """

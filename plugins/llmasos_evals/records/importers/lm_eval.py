@@ -38,6 +38,8 @@ _FIELDS = frozenset(
         "schema_version",
     }
 )
+#: What is a table in every results file that has it.
+_TABLES = ("config", "configs", "group_subtasks", "higher_is_better", "n-samples", "n-shot", "versions")
 #: What the table of a task has besides scores.
 _NOT_SCORES = frozenset({"alias", "name", "sample_len", "sample_count"})
 
@@ -53,6 +55,9 @@ def read(path: Path) -> Imported:
     found = foreign_json(file, MAX_FILE)
     if not recognise(found):
         raise InputError(f"{file} is no results file of lm-evaluation-harness: it has no `results`")
+    for name in _TABLES:
+        if found.get(name) is not None and not isinstance(found[name], dict):
+            raise InputError(f"{file}: its `{name}` is no table, as that harness writes it")
     tables = table(found["results"])
     groups = {name: list(members) for name, members in table(found.get("group_subtasks")).items() if members}
     tasks = [_task(name, entry, found) for name, entry in tables.items() if name not in groups]
