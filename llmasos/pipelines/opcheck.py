@@ -141,7 +141,7 @@ def sample_inputs(
 
     def random(*shape: int, scale: float = 1.0) -> Tensor:
         nonlocal made
-        values = (scale * torch.randn(*shape, generator=generator)).to(device=device, dtype=kind)
+        values = torch.randn(*shape, generator=generator).mul_(scale).to(device=device, dtype=kind)
         made += 1
         return _with_gaps(values, every=made % 2 == 0) if strided else values
 

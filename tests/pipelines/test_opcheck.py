@@ -50,12 +50,11 @@ def test_a_thorough_check_tries_sizes_that_the_quick_one_does_not(reference, op)
 
 
 @pytest.mark.parametrize("op", OP_NAMES)
-def test_every_tensor_is_tried_with_gaps(op) -> None:
+def test_inputs_and_weights_are_tried_with_gaps(op) -> None:
     tried = list(sample_inputs(op, device="cpu", dtype="float32", strided=True))
-    # What is made by an op of torch, or has one row, may be contiguous; whatever a model slices is not.
-    for place in range(2 if op != "rotary" else 1):
+    for place in range(1 if op == "rotary" else 2):  # angles are made by torch, not sliced
         values = [arguments[place] for arguments in tried if isinstance(arguments[place], torch.Tensor)]
-        assert not values or not all(tensor.is_contiguous() for tensor in values if tensor.numel())
+        assert any(not tensor.is_contiguous() for tensor in values if tensor.numel()) == bool(values)
 
 
 @pytest.mark.parametrize("op", OP_NAMES)

@@ -9,7 +9,7 @@ module          subject                     checks
 ``tokenizer``   ``TokenizerSubject``        round trips, offsets, special tokens, threads
 ``model``       ``ModelSubject``            likelihoods, caches, batches, positions of a CausalLM
 ``encoder``     ``EncoderSubject``          batches and heads of an EncoderModel
-``backend``     ``OpSubject``               each op against the reference and against plain float64
+``backend``     ``OpSubject``               each op against the reference and against plain float64, packed weights
 ``processor``   ``ProcessorSubject``        one decision a document, purity, independence of shards
 ==============  ==========================  =====================================================
 

@@ -7,10 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmasos.contracts.model import DTypeName
-from llmasos.contracts.runtime import Backend, OpCallable, OpName
+from llmasos.contracts.runtime import (
+    Backend,
+    DescribedBackend,
+    OpCallable,
+    OpName,
+    PackedWeight,
+    PreparingBackend,
+)
 from llmasos.errors import LlmasosError
-from llmasos.pipelines.opcheck import largest_difference, sample_inputs, tensors
-from llmasos.testing.conformance.check import Observation, broken, check, kept
+from llmasos.pipelines.opcheck import WEIGHT_PLACE, largest_difference, packed, sample_inputs, tensors
+from llmasos.testing.conformance.check import Observation, broken, check, does_not_apply, kept
 from llmasos.testing.conformance.oracle import oracle
 
 if TYPE_CHECKING:
@@ -24,6 +31,8 @@ class OpSubject:
     """One op of a back end on one device in one element type.
 
     ``tolerance`` is what its KernelOp declares, for float32; in narrower types rounding of the result is allowed on top.
+    With ``pack``, that of a ``PackingBackend``, every check gives the op weights that were packed; then the checks of
+    ``PACKED_CHECKS`` apply, too.
     """
 
     op: OpName
@@ -32,6 +41,12 @@ class OpSubject:
     device: str = "cpu"
     dtype: DTypeName = "float32"
     tolerance: float = 1e-5
+    pack: Callable[[Tensor, bool], Any] | None = None
+
+    @property
+    def tried(self) -> OpCallable:
+        """The op as it is checked: on packed weights where there is a ``pack``."""
+        return self.call if self.pack is None else packed(self.op, self.call, self.pack)
 
     def allowed(self, expected: Tensor) -> Tensor:
         """Largest difference allowed at each element of ``expected``."""
@@ -63,7 +78,7 @@ def _worst(subject: OpSubject, yardstick: Callable[..., Any], name: str) -> Obse
     """Compare on every sample input with a definition; the arg-max of token_logprobs is compared by its score."""
     worst, count = 0.0, 0
     for arguments in _inputs(subject):
-        expected, actual = tensors(yardstick(*arguments)), tensors(subject.call(*arguments))
+        expected, actual = tensors(yardstick(*arguments)), tensors(subject.tried(*arguments))
         if [tuple(t.shape) for t in actual] != [tuple(t.shape) for t in expected]:
             return broken(f"{subject.op}({_shape(arguments)}) gave shapes {[tuple(t.shape) for t in actual]}")
         if subject.op == "token_logprobs":
@@ -111,7 +126,7 @@ def equals_definition(subject: OpSubject) -> Observation:
 )
 def accepted(subject: OpSubject) -> Observation:
     found = largest_difference(
-        subject.op, subject.call, subject.reference, device=subject.device, dtype="float32"
+        subject.op, subject.tried, subject.reference, device=subject.device, dtype="float32"
     )
     if not found <= subject.tolerance:
         return broken(f"largest difference {found:.3g}, allowed {subject.tolerance:.3g}")
@@ -130,7 +145,7 @@ def result_type(subject: OpSubject) -> Observation:
     if subject.op == "token_logprobs":
         wanted = [torch.float32, torch.int64]
     for arguments in _inputs(subject):
-        actual = [t.dtype for t in tensors(subject.call(*arguments))]
+        actual = [t.dtype for t in tensors(subject.tried(*arguments))]
         if actual != wanted:
             return broken(f"{subject.op}({_shape(arguments)}) gave {actual}, not {wanted}")
     return kept(", ".join(str(kind) for kind in wanted))
@@ -147,7 +162,7 @@ def inputs_unchanged(subject: OpSubject) -> Observation:
     count = 0
     for arguments in _inputs(subject):
         before = [a.clone() if isinstance(a, torch.Tensor) else a for a in arguments]
-        subject.call(*arguments)
+        subject.tried(*arguments)
         for place, (now, then) in enumerate(zip(arguments, before, strict=True)):
             if isinstance(now, torch.Tensor) and not torch.equal(now, then):
                 return broken(f"{subject.op}({_shape(arguments)}) changed argument {place}")
@@ -165,7 +180,7 @@ def deterministic(subject: OpSubject) -> Observation:
 
     count = 0
     for arguments in _inputs(subject):
-        first, second = tensors(subject.call(*arguments)), tensors(subject.call(*arguments))
+        first, second = tensors(subject.tried(*arguments)), tensors(subject.tried(*arguments))
         if not all(torch.equal(left, right) for left, right in zip(first, second, strict=True)):
             return broken(f"{subject.op}({_shape(arguments)}) gave other bits the second time")
         count += 1
@@ -174,6 +189,70 @@ def deterministic(subject: OpSubject) -> Observation:
 
 #: Checks of one op.
 OP_CHECKS = (equals_reference, equals_definition, accepted, result_type, inputs_unchanged, deterministic)
+
+
+def _weights(subject: OpSubject) -> Iterator[tuple[tuple[Any, ...], Tensor]]:
+    """Sample arguments, and which of them is the matrix of weights."""
+    for arguments in _inputs(subject):
+        yield arguments, arguments[WEIGHT_PLACE[subject.op]]
+
+
+@check(
+    "pack.result",
+    rule="pack() gives a tensor with the same numbers, or a PackedWeight that knows its shape and its bytes; the weight stays",
+    fix="outputs and inputs are those of the matrix [O, I]; nbytes is what it holds in memory; copy before changing",
+)
+def pack_result(subject: OpSubject) -> Observation:
+    import torch
+
+    if subject.pack is None:
+        return does_not_apply("weights are not packed")
+    count = 0
+    for _, weight in _weights(subject):
+        before = weight.clone()
+        for lookup in (False, True):
+            found = subject.pack(weight, lookup)
+            what = f"pack({list(weight.shape)}, lookup={lookup})"
+            if not torch.equal(weight, before):
+                return broken(f"{what} changed the weight it was given")
+            if isinstance(found, torch.Tensor):
+                if not torch.equal(found, weight):
+                    return broken(f"{what} gave a tensor with other numbers")
+            elif not isinstance(found, PackedWeight):
+                return broken(f"{what} gave a {type(found).__name__} without outputs, inputs and nbytes")
+            elif (found.outputs, found.inputs) != tuple(weight.shape):
+                return broken(f"{what} says it is [{found.outputs}, {found.inputs}]")
+            elif found.nbytes < 1:
+                return broken(f"{what} says it holds {found.nbytes} bytes")
+            count += 1
+    return kept(f"{count} matrices")
+
+
+@check(
+    "pack.apart",
+    rule="what was packed keeps its numbers when other matrices are packed and read",
+    fix="give every packed weight memory of its own; a model holds hundreds of them",
+)
+def pack_apart(subject: OpSubject) -> Observation:
+    import torch
+
+    if subject.pack is None:
+        return does_not_apply("weights are not packed")
+    place, lookup = WEIGHT_PLACE[subject.op], subject.op == "embedding"
+    samples = list(_weights(subject))
+    alone = [tensors(subject.tried(*arguments)) for arguments, _ in samples]
+    together = [subject.pack(weight, lookup) for _, weight in samples]
+    for (arguments, _), weight, expected in zip(samples, together, alone, strict=True):
+        actual = tensors(subject.call(*arguments[:place], weight, *arguments[place + 1 :]))
+        if not all(torch.equal(left, right) for left, right in zip(actual, expected, strict=True)):
+            return broken(
+                f"{subject.op}({_shape(arguments)}) gave other numbers once other matrices were packed"
+            )
+    return kept(f"{len(samples)} matrices at a time")
+
+
+#: Checks of one op of a back end that packs, beside ``OP_CHECKS``; both want ``OpSubject.pack``.
+PACKED_CHECKS = (pack_result, pack_apart)
 
 
 @check(
@@ -200,5 +279,30 @@ def devices(backend: Backend) -> Observation:
     return kept(f"present: {', '.join(present) or 'none'}")
 
 
+@check(
+    "backend.facts",
+    rule="facts(), where there is one, gives names and lines of text once the back end is prepared",
+    fix="return a mapping of short names to single lines; say what is absent instead of raising",
+)
+def facts(backend: Backend) -> Observation:
+    import tempfile
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    if not isinstance(backend, DescribedBackend):
+        return does_not_apply("it does not describe itself")
+    with tempfile.TemporaryDirectory(prefix="llmasos-conformance-") as folder:
+        device = next(iter(backend.devices()), None)
+        if device is not None and isinstance(backend, PreparingBackend):
+            backend.prepare(device, backend.dtypes(device)[0], Path(folder, "backend"))
+        found: object = backend.facts()
+    if not isinstance(found, Mapping):
+        return broken(f"facts() gave a {type(found).__name__}, not a mapping")
+    for name, text in found.items():
+        if not (isinstance(name, str) and isinstance(text, str) and name and len(text.splitlines()) <= 1):
+            return broken(f"facts() gave {name!r}: {text!r}, not a name and a line of text")
+    return kept(f"{len(found)} facts: {', '.join(found)}")
+
+
 #: Checks of a back end as a whole.
-CHECKS = (devices,)
+CHECKS = (devices, facts)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from llmasos.contracts.runtime import WEIGHT_OPS, PackingBackend
 from llmasos.errors import InputError, LlmasosError, ModelNotFound, UnknownName
+from llmasos.pipelines.binding import prepared_backend
 from llmasos.testing.conformance import backend, encoder, model, plugin, processor, tokenizer
 from llmasos.testing.conformance.check import Check, does_not_apply
 from llmasos.testing.conformance.plugin import PluginSubject
@@ -122,8 +124,8 @@ def conformance_items(
         for device_check in backend.CHECKS:
             yield item(device_check, f"backend {name}", cache(lambda name=name: hub.get("backend", name)()))
     for name in sorted(name for k, name in offered if k == "kernel_op"):
-        for about, build in _ops(hub, name):
-            for op_check in backend.OP_CHECKS:
+        for about, op_checks, build in _ops(hub, name):
+            for op_check in op_checks:
                 yield item(op_check, about, build)
 
 
@@ -227,16 +229,24 @@ def _processor(hub: Hub, name: str) -> Callable[[], processor.ProcessorSubject] 
     return lambda: processor.ProcessorSubject(lambda: factory({}, hub))
 
 
-def _ops(hub: Hub, name: str) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Each op on each device that its back end finds here, in each element type that both it and the back end know."""
+def _ops(hub: Hub, name: str) -> Iterator[tuple[str, Sequence[Check[Any]], Callable[[], Any]]]:
+    """Each op on each device that its back end finds here, in each element type that both it and the back end know.
+
+    One that reads weights is tried on packed ones, too, where its back end packs.
+    """
     definition = cast("KernelOp", hub.contribution("kernel_op", name))
-    owner = name.rpartition("/")[0]
-    for device, dtypes in _devices(hub, f"{owner}/{definition.backend}"):
+    owner = f"{name.rpartition('/')[0]}/{definition.backend}"
+    packs = definition.op in WEIGHT_OPS and isinstance(_driver(hub, owner), PackingBackend)
+    for device, dtypes in _devices(hub, owner):
         for dtype in dtypes:
             if device not in definition.devices or dtype not in definition.dtypes:
                 continue
 
-            def build(device: str = device, dtype: str = dtype) -> backend.OpSubject:
+            def build(device: str = device, dtype: str = dtype, *, packed: bool = False) -> backend.OpSubject:
+                pack = None
+                if packed:
+                    ready = prepared_backend(hub, owner, device, cast(Any, dtype))
+                    pack = cast(PackingBackend, ready).pack
                 return backend.OpSubject(
                     definition.op,
                     hub.get("kernel_op", name),
@@ -244,14 +254,24 @@ def _ops(hub: Hub, name: str) -> Iterator[tuple[str, Callable[[], Any]]]:
                     device=device,
                     dtype=cast(Any, dtype),
                     tolerance=definition.tolerance,
+                    pack=pack,
                 )
 
-            yield f"op {name} {device} {dtype}", cache(build)
+            yield f"op {name} {device} {dtype}", backend.OP_CHECKS, cache(build)
+            if packs:
+                checks = (*backend.OP_CHECKS, *backend.PACKED_CHECKS)
+                yield f"op {name} {device} {dtype} packed", checks, cache(partial(build, packed=True))
+
+
+def _driver(hub: Hub, name: str) -> Backend | None:
+    """The back end of an op, not prepared; None when it is not of the same plugin."""
+    if name not in {provided.full_name for provided in hub.names("backend")}:
+        return None
+    return cast("Backend", hub.get("backend", name)())
 
 
 def _devices(hub: Hub, name: str) -> list[tuple[str, tuple[str, ...]]]:
-    names = {provided.full_name for provided in hub.names("backend")}
-    if name not in names:
+    driver = _driver(hub, name)
+    if driver is None:
         return [("cpu", ("float32",))]
-    driver = cast("Backend", hub.get("backend", name)())
     return [(device, driver.dtypes(device)) for device in driver.devices()]
