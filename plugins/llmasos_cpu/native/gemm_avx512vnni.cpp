@@ -111,7 +111,7 @@ void multiply_planes(const Layout& m, const uint8_t* block, int rows, int planes
 
 void pack_planes_words(const Layout& m, const Rows& x, int64_t first, int rows, int planes, int64_t chunk,
                        uint8_t* out) {
-  pack_planes<false>(m, x, first, rows, planes, chunk, out);
+  pack_planes<0>(m, x, first, rows, planes, chunk, out);
 }
 
 }  // namespace
@@ -121,7 +121,7 @@ namespace llmc {
 void fill_avx512_vnni(Kernels* table) {
   const Method method = {kOnePlane,       kTwoPlanes, planes_chunk_bytes, pack_planes_words,
                          multiply_planes, nullptr,    nullptr};
-  table->rowwise = table->grouped = table->grouped_many = method;
+  table->rowwise = table->grouped = method;
 }
 
 }  // namespace llmc

@@ -41,7 +41,6 @@ Plan make_plan(const llmc_linear_call& call) {
   plan.method = plan.m.kind == LLMC_MATRIX_FP32   ? &table.fp32
                 : plan.m.kind == LLMC_MATRIX_BF16 ? &table.bf16
                 : !plan.m.grouped()               ? &table.rowwise
-                : call.rows > 16                  ? &table.grouped_many
                                                   : &table.grouped;
   plan.block_rows = plan.planes == 2 ? plan.method->rows_two_planes : plan.method->rows;
   plan.rows_at_once = kRowsAtOnce / plan.block_rows * plan.block_rows;

@@ -103,10 +103,9 @@ enum { LLMC_NONE = 0, LLMC_RELU = 1, LLMC_GELU = 2, LLMC_GELU_TANH = 3, LLMC_SIL
 
 /* y = act(x Wt + bias) * multiply + residual, for x [rows, inputs] and y [rows, outputs]; fp32 accumulation.
  *
- * With an fp32 matrix a row's result depends on nothing but the row: not on the number of rows, its place among
- * them, or the threads. With int8 and int4 likewise, except on machines with AMX, where blocks of more than 16
- * rows and smaller ones accumulate in different orders (bf16 likewise where AVX-512 BF16 is used without AMX:
- * no difference). y may be residual or multiply (same pointer and stride), and must not overlap x. */
+ * A row's result depends on nothing but the row: not on the number of rows, its place among them, or the threads. It
+ * may differ between instruction sets in the last bits (bf16: the order within a pair; int8 and int4: none between
+ * AVX-512 VNNI and AMX). y may be residual or multiply (same pointer and stride), and must not overlap x. */
 typedef struct {
   const void* matrix;
   const void* x;

@@ -2,7 +2,7 @@
 //
 // 16-bit activations are two rows of bytes, 256 * upper + lower, both signed; 8-bit ones are one. A packed chunk is the
 // bytes, then [group][rows] scales, then [group][planes][rows] sums. The bytes are [word][planes][rows] words for VNNI,
-// [tile][planes][rows][64] for AMX.
+// [tile][planes][rows][64 or 32] for AMX.
 #pragma once
 
 #include "integer.h"
@@ -20,7 +20,8 @@ inline float plane_sum(const int32_t* sums, int rows) {
   return P == 1 ? static_cast<float>(sums[0]) : 256.0f * static_cast<float>(sums[0]) + static_cast<float>(sums[rows]);
 }
 
-template <bool Tiles>
+// Tile: bytes of a row of a tile, or 0 for words.
+template <int Tile>
 void pack_planes(const Layout& m, const Rows& x, int64_t first, int rows, int planes, int64_t chunk, uint8_t* out) {
   const int64_t words = chunk_words(m, chunk), groups = m.grouped() ? words / kGroupWords : 1;
   const int64_t inputs = m.grouped() ? kGroup : words * 4;
@@ -28,11 +29,11 @@ void pack_planes(const Layout& m, const Rows& x, int64_t first, int rows, int pl
   int32_t* sums = reinterpret_cast<int32_t*>(scales + plane_groups(m) * rows);
   const int all_rows = rows * planes;
   constexpr int kMost = 64;
-  alignas(64) int8_t bytes[Tiles ? 2 : kMost][kChunk * 4];
+  alignas(64) int8_t bytes[Tile ? 2 : kMost][kChunk * 4];
   alignas(64) float numbers[kChunk * 4];
   for (int row = 0; row < rows; ++row) {
-    int8_t* upper = bytes[Tiles ? 0 : row];
-    int8_t* lower = bytes[Tiles ? 1 : rows + row];
+    int8_t* upper = bytes[Tile ? 0 : row];
+    int8_t* lower = bytes[Tile ? 1 : rows + row];
     for (int64_t g = 0; g < groups; ++g) {
       const int64_t at = g * inputs, column = chunk * kChunk * 4 + at;
       scales[g * rows + row] = round_group(x, first + row, column, m.inputs - column, inputs,
@@ -57,13 +58,13 @@ void pack_planes(const Layout& m, const Rows& x, int64_t first, int rows, int pl
       }
       sums[g * all_rows + row] = total;
     }
-    if (Tiles) {
-      for (int64_t tile = 0; tile < words / 16; ++tile)
+    if constexpr (Tile > 0) {
+      for (int64_t tile = 0; tile < words * 4 / Tile; ++tile)
         for (int p = 0; p < planes; ++p)
-          memcpy(out + ((tile * planes + p) * rows + row) * 64, bytes[p] + tile * 64, 64);
+          memcpy(out + ((tile * planes + p) * rows + row) * Tile, bytes[p] + tile * Tile, Tile);
     }
   }
-  if (!Tiles) {
+  if (!Tile) {
     if (all_rows == 1) {
       memcpy(out, bytes[0], static_cast<size_t>(words) * 4);
     } else {
