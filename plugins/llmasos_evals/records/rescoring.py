@@ -32,9 +32,10 @@ from llmasos_evals.records.results import group_sections
 from llmasos_evals.records.runs import TaskRun, settings_section, task_section
 from llmasos_evals.records.samples import pack
 from llmasos_evals.records.store import SampleStore
+from llmasos_evals.statistics.limits import reached
 from llmasos_evals.tasks.config import MetricSpec
 from llmasos_evals.tasks.library import Selection
-from llmasos_evals.tasks.task import PlannedDocument, Task
+from llmasos_evals.tasks.task import PlannedDocument, Score, Task
 
 
 def rescore(
@@ -65,7 +66,11 @@ def rescore(
         answer_again(task, run, progress)
     tallies, scores = aggregate_runs(runs, request.bootstrap, progress, request.compat)
     sections = [
-        {**task_section(task, request), **tallies[task.task.name].section(scores[task.task.name])}
+        {
+            **task_section(task, request),
+            **tallies[task.task.name].section(scores[task.task.name]),
+            **_sampling(run.task(task.task.name), scores[task.task.name], request.interval),
+        }
         for task in runs
     ]
     _check_generation(run, sections)
@@ -106,6 +111,14 @@ def rescore(
                 store.append(task.task.name, sample)
         store.finish(record)
     return EvalResult(record, folder)
+
+
+def _sampling(section: Mapping[str, Any], scores: Sequence[Score], interval: float | None) -> dict[str, Any]:
+    """How the documents had been chosen, which stays; whether that was enough depends on the new scores."""
+    before = section.get("sampling")
+    if before is None or interval is None:
+        return {}
+    return {"sampling": {**before, "reached": reached(scores, interval)}}
 
 
 def answer_again(task: TaskRun, run: Run, progress: Progress) -> None:

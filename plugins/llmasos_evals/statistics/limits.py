@@ -140,14 +140,19 @@ def _caution(df: int) -> float:
 
 def section(decision: Decision, scores: Sequence[ScoreLike], interval: float) -> Mapping[str, Any]:
     """What the record says of a sample: the rule, what it asked for, and whether the intervals are as wanted."""
+    return {
+        "rule": f"two-stage|pilot:{PILOT}|assurance:{ASSURANCE}|order:sha256(seed,task,document)|v:1",
+        "pilot": decision.pilot,
+        "wanted": decision.documents,
+        "reached": reached(scores, interval),
+    }
+
+
+def reached(scores: Sequence[ScoreLike], interval: float) -> bool:
+    """Whether every interval is as narrow as wanted."""
     widths = [
         (score.ci_high - score.ci_low) / 2 <= target(interval, score.value, score.range) * (1 + 1e-9)
         for score in scores
         if score.ci_low is not None and score.ci_high is not None
     ]
-    return {
-        "rule": f"two-stage|pilot:{PILOT}|assurance:{ASSURANCE}|order:sha256(seed,task,document)|v:1",
-        "pilot": decision.pilot,
-        "wanted": decision.documents,
-        "reached": bool(widths) and all(widths),
-    }
+    return bool(widths) and all(widths)

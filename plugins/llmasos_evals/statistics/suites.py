@@ -109,7 +109,9 @@ def compare_runs(
             found.skipped.append((task, "; ".join(reasons)))
             continue
         found.remarks += [f"{task}: {mismatch.text}" for mismatch in differ]
-        for row in _task_rows(a, b, task, chosen, hub, refused, settings, found, progress, scales or {}):
+        for row in _task_rows(
+            a, b, task, chosen, hub, refused, settings, found, progress, scales or {}, choice
+        ):
             if choice.wants(task, row.metric):
                 found.rows.append(row)
             kept[task, (row.metric, row.filter)] = row
@@ -148,6 +150,7 @@ def _task_rows(
     found: Comparison,
     progress: Progress | None,
     scales: Mapping[tuple[str, Key], float],
+    choice: Choice,
 ) -> Iterator[Row]:
     theirs = {(score["metric"], score["filter"]): score for score in b.task(task)["scores"]}
     both: dict[Key, Any] = {}
@@ -183,6 +186,11 @@ def _task_rows(
             "task", task, *key, score["higher_is_better"] is not False, str(score.get("unit") or ""), _limits(score),
         )  # fmt: skip
         if aggregation is None:
+            if choice.wants(task, key[0]):
+                found.remarks.append(
+                    f"{task}.{_name(key)} has no test: the task's own code computes it, so nothing here says whether the "
+                    "difference is chance"
+                )
             first, second = (
                 math.nan if s["value"] is None else float(s["value"]) for s in (score, theirs[key])
             )

@@ -182,6 +182,9 @@ def test_a_function_of_the_tasks_own_has_a_difference_but_no_test(tmp_path):
     (row,) = found.rows
     assert (row.result.p, row.p_holm, row.result.difference) == (None, None, 0.0)
     assert row.note.startswith("no test")
+    assert found.remarks == [
+        "t.own has no test: the task's own code computes it, so nothing here says whether the difference is chance"
+    ]
 
 
 def test_tasks_only_one_run_has(tmp_path):

@@ -14,8 +14,10 @@ from scripted_model import ScriptedHub
 
 from llmasos.api import EvalRequest, UsageError
 from llmasos.cli.main import run as command_line
-from llmasos.pipelines.evaluate import evaluate
+from llmasos.pipelines.evaluate import Silence, evaluate
 from llmasos_evals.records.reading import open_run
+from llmasos_evals.records.replay import request_of
+from llmasos_evals.records.rescoring import rescore
 from llmasos_evals.statistics.aggregations import Mean, WeightedPerplexity
 from llmasos_evals.statistics.intervals import interval
 from llmasos_evals.statistics.limits import PILOT, decide, sampling, target
@@ -185,6 +187,11 @@ def test_a_run_scores_what_the_interval_needs(tmp_path, tasks):
         indices = [sample["index"] for sample in open_run(tmp_path / "out").samples(section["name"])]
         assert indices == sampling(section["name"], 600, 1234).first(found["n"])
     assert (result.record["settings"]["limit"], result.record["settings"]["interval"]) == ("auto", 0.05)
+    # Scored again, the record still says how its documents were chosen.
+    request = request_of(result.record, include=(tasks,))
+    hub = ScriptedHub(tmp_path / "cache")
+    again = rescore(open_run(tmp_path / "out"), request, hub, Silence(), output=tmp_path / "again").record
+    assert again["tasks"] == result.record["tasks"]
 
 
 def test_a_wanted_interval_that_the_data_cannot_give(tmp_path, tasks):
