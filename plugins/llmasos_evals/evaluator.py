@@ -39,6 +39,7 @@ from llmasos_evals.scoring.session import ScoringSession
 from llmasos_evals.scoring.suite import Finished
 from llmasos_evals.tasks.chat import chat_settings
 from llmasos_evals.tasks.library import Selection, select
+from llmasos_evals.tasks.names import Misspelt
 from llmasos_evals.tasks.task import Score, Task
 
 
@@ -177,12 +178,18 @@ def select_tasks(request: EvalRequest, hub: HubAPI) -> Selection:
 
     try:
         return found()
-    except UnknownName:
+    except UnknownName as error:
         # The task may be one of a plugin that the model requires: looking at the model offers to install it. Only models of
-        # a registry say what they require before they are here; others are not fetched for a task that may be misspelt.
+        # a registry say what they require before they are here, and a name with a slip in it is worth no download.
+        registered = request.model.startswith("registry://")
         with suppress(ModelNotFound):
-            hub.resolve_model(request.model, fetch=request.model.startswith("registry://"))
-        return found()
+            hub.resolve_model(request.model, fetch=registered and not isinstance(error, Misspelt))
+        try:
+            return found()
+        except Misspelt as again:
+            if registered:
+                again.hint = f"{again.hint} Or, if a plugin that the model requires has it: llmasos model pull {request.model}"
+            raise
 
 
 def plan_tasks(

@@ -12,6 +12,13 @@ from llmasos.api import AmbiguousName, HubAPI, Progress, Provided, TaskSource, U
 from llmasos_evals.tasks.index import Entry, FolderIndex, open_index
 from llmasos_evals.tasks.summary import Summary, one_line
 
+#: Names at least this much alike (``difflib``'s ratio) are taken for one with a slip in it.
+MISSPELT = 0.8
+
+
+class Misspelt(UnknownName):
+    """A name that is not there and looks like one that is."""
+
 
 class Names:
     """Looks names up in what plugins ship and in folders; remembers the indexes it has opened.
@@ -73,7 +80,8 @@ class Names:
         if broken:
             path, message = next(iter(broken.items()))
             hint += f" ({len(broken)} files could not be read, the first: {path}: {message})"
-        raise UnknownName(f"no task, group or tag named {name!r}", hint=hint)
+        kind = Misspelt if difflib.get_close_matches(name, near, cutoff=MISSPELT) else UnknownName
+        raise kind(f"no task, group or tag named {name!r}", hint=hint)
 
     def known(self, name: str, beside: Path | None) -> Entry | None:
         """The entry of a name: for a group's members its own folder first, then everything else.

@@ -358,6 +358,23 @@ def test_a_task_may_come_with_the_plugin_that_the_model_requires(tmp_path, tasks
     assert run(tmp_path, tasks, "late", hub=hub).record["tasks"][0]["name"] == "late"
 
 
+@pytest.mark.parametrize(("name", "fetched"), [("colour", False), ("riddles", True)])
+def test_a_slip_in_a_name_costs_no_download_of_a_registrys_model(tmp_path, tasks, name, fetched):
+    looked = []
+
+    class Far(ScriptedHub):
+        def resolve_model(self, ref, *, fetch=True):
+            looked.append(fetch)
+            raise ModelNotFound(ref)
+
+    request = EvalRequest("registry://acme/m", (name,), include=(tasks,))
+    with pytest.raises(UnknownName) as caught:
+        evaluate(Far(tmp_path / "cache"), request, None)
+    assert looked == [fetched]
+    assert ("did you mean colours? Or" in caught.value.hint) is not fetched
+    assert ("llmasos model pull registry://acme/m" in caught.value.hint) is not fetched
+
+
 def test_an_unknown_generation_setting_stops_before_scoring(tmp_path, tasks):
     (tasks / "story.yaml").write_text(STORY.replace("max_gen_toks", "top_z: 1, max_gen_toks"))
     hub = ScriptedHub(tmp_path / "cache")
