@@ -208,3 +208,66 @@ class HeadStruct(ctypes.Structure):
         ("x_type", ctypes.c_int32),
         ("activation_bits", ctypes.c_int32),
     )
+
+
+class BufferStruct(ctypes.Structure):
+    """``llmc_buffer``."""
+
+    _fields_ = (("width", ctypes.c_int64), ("wanted", ctypes.c_int32), ("external", ctypes.c_int32))
+
+
+class StepStruct(ctypes.Structure):
+    """``llmc_step``; ``in_`` is its ``in``."""
+
+    _fields_ = (
+        ("op", ctypes.c_int32),
+        ("in_", ctypes.c_int32),
+        ("out", ctypes.c_int32),
+        ("other", ctypes.c_int32),
+        ("kind", ctypes.c_int32),
+        ("second_type", ctypes.c_int32),
+        ("activation_bits", ctypes.c_int32),
+        ("query_heads", ctypes.c_int32),
+        ("key_heads", ctypes.c_int32),
+        ("width", ctypes.c_int32),
+        ("turned", ctypes.c_int32),
+        ("layer", ctypes.c_int32),
+        ("number", ctypes.c_float),
+        ("unused", ctypes.c_int32),
+        ("window", ctypes.c_int64),
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("extra", ctypes.c_void_p),
+        ("weight_rows", ctypes.c_int64),
+        ("bias_rows", ctypes.c_int64),
+        ("extra_rows", ctypes.c_int64),
+    )
+
+
+class PassStruct(ctypes.Structure):
+    """``llmc_pass``."""
+
+    _fields_ = (
+        ("rows", ctypes.c_int64),
+        ("tokens", ctypes.c_void_p),
+        ("positions", ctypes.c_void_p),
+        ("types", ctypes.c_void_p),
+        ("layout", ctypes.c_void_p),
+        ("keys", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+        ("cache_rows", ctypes.c_void_p),
+        ("cache_count", ctypes.c_int64),
+        ("layer_stride", ctypes.c_int64),
+        ("cache_type", ctypes.c_int32),
+        ("layers", ctypes.c_int32),
+        ("wanted", ctypes.c_void_p),
+        ("wanted_count", ctypes.c_int64),
+        ("output", ctypes.c_void_p),
+        ("output_stride", ctypes.c_int64),
+        ("targets", ctypes.c_void_p),
+        ("target_rows", ctypes.c_void_p),
+        ("logprobs", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p),
+        ("best", ctypes.c_void_p),
+        ("target_count", ctypes.c_int64),
+    )

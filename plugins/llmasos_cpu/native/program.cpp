@@ -479,7 +479,7 @@ int32_t check_pass(const llmc_program& p, const llmc_pass& pass) {
   if (pass.rows < 0 || pass.rows > INT32_MAX || pass.wanted_count < 0 || pass.target_count < 0) return LLMC_BAD_ARGUMENT;
   if (!is_type(pass.cache_type) || (pass.keys && !pass.values)) return LLMC_BAD_ARGUMENT;
   if (pass.wanted && !inside(pass.wanted, pass.wanted_count, pass.rows)) return LLMC_BAD_SHAPE;
-  if (p.any_external && !pass.output) return LLMC_BAD_ARGUMENT;
+  if (p.any_external && !pass.output && (pass.wanted ? pass.wanted_count : pass.rows) > 0) return LLMC_BAD_ARGUMENT;
   if (pass.keys) {
     if (pass.rows > 0 && !pass.cache_rows) return LLMC_BAD_ARGUMENT;
     if (pass.layers < p.layers || pass.cache_count < 0 || pass.layer_stride < 0) return LLMC_BAD_SHAPE;
