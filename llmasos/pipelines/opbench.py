@@ -1,12 +1,14 @@
 """How fast the ops of a back end are beside the reference, on the shapes of a GPT-2 layer: ``llmasos backend bench``.
 
-Both sides get the same inputs and are timed in turns, so that what slows the machine down slows down both. Weights are many
-copies that are gone through one after the other, as the layers of a model are: one copy would stay in the cache.
+Both sides get the same inputs and are timed in turns, so that what slows the machine down slows down both; a short pause
+before each sample lets the threads of the other side go to sleep. Weights are many copies that are gone through one after the
+other, as the layers of a model are: one copy would stay in the cache.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +35,9 @@ CONTEXT, MOST_SEQUENCES = 512, 64
 COLD, MOST_COPIES = 512 << 20, 256
 #: Seconds that a sample of one side should last, so that the clock and what surrounds a call do not count.
 SAMPLE = 0.002
+#: Seconds between two samples: after a call the threads of a pool look out for more work for a while, and would take the
+#: processor from those of the other side.
+PAUSE = 0.01
 #: Samples of each side, whatever the time.
 ROUNDS = 3
 #: Bytes read to measure the bandwidth of the memory.
@@ -102,7 +107,10 @@ def bench_backend(
     if width < HEAD or width % HEAD:
         raise UsageError(f"a width of {width} cannot be cut into heads", hint=f"take a multiple of {HEAD}")
     full, where, precision = placed(hub, name, device, dtype)
+    load, cpus = _load(), os.cpu_count() or 1
     if progress is not None:
+        if load is not None and load > cpus / 2:
+            progress.warn(f"the machine is busy (load {load:.1f} on {cpus} CPUs): the figures say little")
         progress.phase("binding the ops and measuring the memory")
     bound = bind_ops(hub, full, where, precision)
     offered = offered_ops(hub)
@@ -126,11 +134,17 @@ def bench_backend(
         "dtype": precision,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        "load": load,
         "width": width,
         "read_bandwidth_gb_s": bandwidth / 1e9,
         "refused": bound.refused,
         "timings": timings,
     }
+
+
+def _load() -> float | None:
+    """Processes that wanted a CPU in the last minute, on average, where the system counts them."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def _timing(
@@ -208,7 +222,10 @@ class _Side:
         return spent / self._count
 
     def sample(self) -> None:
-        """Time one sample."""
+        """Time one sample, once the other side is quiet and this one's threads are awake."""
+        time.sleep(PAUSE)
+        if self._count > 1:
+            self._call(*self._arguments[self._next])
         self.samples.append(self._timed())
 
 

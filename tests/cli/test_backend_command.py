@@ -365,12 +365,16 @@ def test_bench_times_every_op_beside_the_reference(
     full = opbench.bench_backend
     monkeypatch.setattr(opbench, "bench_backend", lambda *words, **keys: full(*words, **keys, **small))
     monkeypatch.setattr(opbench, "BUFFER", 1 << 20)
+    monkeypatch.setattr(opbench, "PAUSE", 0.0)
+    monkeypatch.setattr("os.getloadavg", lambda: (1e6, 0.0, 0.0))
     plugin = chip(tmp_path, ("* weight\n", "* weight + 0.25\n"))
     words = ("bench", "--rows", "1,4", "--width", "64", "--seconds", "0")
     backend(*words, "--json", plugin=plugin)
     shown = capsys.readouterr()
     value = json.loads(shown.out)
     assert "timing linear 64 -> 256: 0/2" in shown.err
+    assert shown.err.count("the machine is busy") == 1
+    assert value["load"] == 1e6
     assert value["read_bandwidth_gb_s"] > 0
     assert "differs" in value["refused"]["acme-chip/chip.rms_norm"]
     timings = value["timings"]
