@@ -28,7 +28,15 @@ COMMON = [
 ]  # fmt: skip
 
 AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi2"]
-AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
+AVX512 = [
+    *AVX2,
+    "-mavx512f",
+    "-mavx512bw",
+    "-mavx512cd",
+    "-mavx512dq",
+    "-mavx512vl",
+    "-mprefer-vector-width=512",
+]
 # Suffix of a file name -> flags. Files with a suffix are left out on other architectures.
 X86_FLAGS = {
     "_avx2": AVX2,
@@ -79,7 +87,9 @@ def build(output: Path, work: Path, jobs: int = 2) -> Path:
     def compiled(item: tuple[Path, list[str]]) -> Path:
         source, flags = item
         command = [*cxx, *COMMON, *flags]
-        key = hashlib.sha256(source.read_bytes() + headers.encode() + " ".join(command).encode()).hexdigest()[:16]
+        key = hashlib.sha256(source.read_bytes() + headers.encode() + " ".join(command).encode()).hexdigest()[
+            :16
+        ]
         target = work / f"{source.stem}-{key}.o"
         if not target.exists():
             partial = target.with_suffix(f".{os.getpid()}.o")
@@ -91,7 +101,11 @@ def build(output: Path, work: Path, jobs: int = 2) -> Path:
         objects = list(pool.map(compiled, sources()))
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_suffix(f".{os.getpid()}.tmp")
-    static = ["-static-libstdc++", "-static-libgcc", "-Wl,-z,noexecstack"] if sys.platform.startswith("linux") else []
+    static = (
+        ["-static-libstdc++", "-static-libgcc", "-Wl,-z,noexecstack"]
+        if sys.platform.startswith("linux")
+        else []
+    )
     run([*cxx, "-shared", "-pthread", "-o", str(partial), *map(str, objects), *static])
     partial.replace(output)
     return output
@@ -111,7 +125,9 @@ def run(command: list[str]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, default=HERE.parent / "_native.so")
-    parser.add_argument("--work", type=Path, default=HERE.parents[2] / "build" / "native", help="object files")
+    parser.add_argument(
+        "--work", type=Path, default=HERE.parents[2] / "build" / "native", help="object files"
+    )
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     try:
