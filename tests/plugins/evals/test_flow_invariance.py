@@ -6,6 +6,7 @@ The thorough version of the property is slow; a small one of each kind runs by d
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def check_same(suite: Path, whole: dict[str, Any], output: Path, **ways: Any) ->
     assert record["run_key"] == whole["run_key"]
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ways=st.fixed_dictionaries(WAYS))
 def test_budget_order_batch_and_shards_change_nothing(
     suite: Path, whole: dict[str, Any], fresh: Iterator[int], ways: dict[str, Any]
@@ -99,10 +100,11 @@ def test_a_document_is_the_same_wherever_it_stands(
 
 
 def killed_and_resumed(suite: Path, output: Path, kills: list[int], **ways: Any) -> dict[str, Any]:
+    """Processes of their own that die by SIGKILL; this one, which knows nothing of them, goes on."""
     for count in kills:
         if run_apart(suite, output, kill_after=count, **ways) == 0:
             break
-    assert run_apart(suite, output, **ways) == 0
+    run_suite(suite, output, **ways)
     record: dict[str, Any] = json.loads((output / "record.json").read_text())
     return record
 
@@ -110,7 +112,9 @@ def killed_and_resumed(suite: Path, output: Path, kills: list[int], **ways: Any)
 def test_killed_in_the_middle_the_record_is_the_same(
     suite: Path, whole: dict[str, Any], tmp_path: Path
 ) -> None:
-    record = killed_and_resumed(suite, tmp_path / "out", [19], workers=2)
+    # Two workers at the time of the kill; the run before this one says what one gives, and another test what two do.
+    assert run_apart(suite, tmp_path / "out", kill_after=19, workers=2) == -signal.SIGKILL
+    record = killed_and_resumed(suite, tmp_path / "out", [])
     assert record["digest"] == whole["digest"]
     assert record["timings"]["documents_resumed"] == 19
 

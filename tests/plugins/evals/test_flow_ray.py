@@ -12,9 +12,12 @@ import pytest
 from flow_suite import run_suite, write_suite
 from ray_cluster import TOKEN, ray_cluster
 
-pytestmark = pytest.mark.skipif(
-    find_spec("ray") is None, reason='Ray is not installed: pip install "llmasos[ray]"'
-)
+# Slow: two machines that start, load a model and lose one of the two take 20 seconds. In the default run the kernel's tests
+# lose a machine with a smaller stage, and test_flow_invariance.py has the record of one worker, of two and after a kill.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("ray") is None, reason='Ray is not installed: pip install "llmasos[ray]"'),
+]
 
 
 def test_the_record_is_that_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
