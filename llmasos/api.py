@@ -95,6 +95,7 @@ from llmasos.contracts.runtime import (
 from llmasos.contracts.signing import Signed, Signer, SignerDef
 from llmasos.contracts.stack import (
     BlockPlan,
+    EmbeddingPlan,
     LinearPlan,
     NormPlan,
     StackBackend,
@@ -172,6 +173,7 @@ __all__ = [
     "DescribedBackend",
     "DeviceUnavailable",
     "Document",
+    "EmbeddingPlan",
     "EncoderModel",
     "Encoding",
     "EnvironmentProblem",

@@ -101,17 +101,8 @@ class BoundOps:
         return self._packer is not None
 
     def stack(self, plan: StackPlan) -> StackRunner | None:
-        """The stack as the back end computes it in one call; None, with one warning where it fails, to go op by op."""
-        if self._stacker is None:
-            return None
-        name = f"{self._backend}.stack"
-        try:
-            return self._stacker.stack(plan)
-        except Exception as error:
-            self.refused[name] = f"raised {type(error).__name__}: {error}"
-            if self._warn is not None:
-                self._warn(f"layers are computed op by op: {name} {self.refused[name]}")
-            return None
+        """The stack as the back end computes it in one call; None to go op by op."""
+        return None if self._stacker is None else self._stacker.stack(plan)
 
     def compute_stacks(self, stacker: StackBackend) -> None:
         """Let ``stacker`` compute whole stacks: it has passed its check."""

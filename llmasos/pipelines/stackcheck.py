@@ -11,6 +11,7 @@ from llmasos.contracts.model import DTypeName
 from llmasos.contracts.runtime import AttentionLayout, OpCallable, PackedWeight
 from llmasos.contracts.stack import (
     BlockPlan,
+    EmbeddingPlan,
     LinearPlan,
     NormPlan,
     StackInput,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 #: Widths that are no multiples of a vector: of the model, inside the feed-forward part, of a head.
 _WIDTH, _INNER, _HEAD, _LAYERS = 40, 72, 8, 2
-_SLAB = 23
+_SLAB, _VOCABULARY = 23, 50
 
 Pack = Callable[["Tensor", bool], "Tensor | PackedWeight"]
 
@@ -45,7 +46,8 @@ def stack_difference(
     worst = 0.0
     for plan in sample_plans(device=device, dtype=dtype):
         try:
-            runner = build(packed_plan(plan, pack))
+            packed = replace(plan.embedding, tokens=pack(cast("Tensor", plan.embedding.tokens), True))
+            runner = build(replace(plan, embedding=packed))
         except Exception:  # whatever it raises, it is not usable here
             return float("inf")
         if runner is None:
@@ -80,15 +82,24 @@ def reference_stack(plan: StackPlan, given: StackInput, ops: Mapping[str, OpCall
     def linear(x: Tensor, one: LinearPlan) -> Any:
         return ops["linear"](x, one.weight, one.bias)
 
-    x = given.x
+    embedding = plan.embedding
+    x = ops["embedding"](given.tokens, embedding.tokens)
+    if embedding.types is not None:
+        rows = given.tokens * 0 if given.types is None else given.types
+        x = x + ops["embedding"](rows, embedding.types)
+    if embedding.positions is not None:
+        x = x + ops["embedding"](given.positions, embedding.positions)
+    if embedding.norm is not None:
+        x = norm(x, embedding.norm)
+    angles = None if plan.frequencies is None else given.positions.float()[:, None] * plan.frequencies
     count = x.shape[0]
     for layer, block in enumerate(plan.blocks):
         h = norm(x, block.attention_norm) if plan.norm_first else x
         q, k, v = (
             linear(h, one).view(count, -1, plan.head_width) for one in (block.query, block.key, block.value)
         )
-        if given.cos is not None:
-            q, k = (ops["rotary"](one, given.cos, given.sin) for one in (q, k))
+        if angles is not None:
+            q, k = (ops["rotary"](one, angles.cos(), angles.sin()) for one in (q, k))
         if given.keys is not None and given.values is not None and given.rows is not None:
             k = given.keys[layer].index_copy_(0, given.rows, k)
             v = given.values[layer].index_copy_(0, given.rows, v)
@@ -107,29 +118,8 @@ def reference_stack(plan: StackPlan, given: StackInput, ops: Mapping[str, OpCall
             x = norm(x, block.feed_forward_norm)
     if given.wanted is not None:
         x = x[given.wanted]
-    return x if plan.final_norm is None else norm(x, plan.final_norm)
-
-
-def packed_plan(plan: StackPlan, pack: Pack) -> StackPlan:
-    """The same plan with its matrices packed."""
-
-    def linear(one: LinearPlan) -> LinearPlan:
-        return LinearPlan(pack(cast("Tensor", one.weight), False), one.bias)
-
-    blocks = tuple(
-        replace(
-            block,
-            query=linear(block.query),
-            key=linear(block.key),
-            value=linear(block.value),
-            output=linear(block.output),
-            gate=None if block.gate is None else linear(block.gate),
-            up=linear(block.up),
-            down=linear(block.down),
-        )
-        for block in plan.blocks
-    )
-    return replace(plan, blocks=blocks)
+    found: Tensor = x if plan.final_norm is None else norm(x, plan.final_norm)
+    return found
 
 
 def sample_plans(*, device: str, dtype: DTypeName) -> Iterator[StackPlan]:
@@ -171,9 +161,26 @@ def sample_plans(*, device: str, dtype: DTypeName) -> Iterator[StackPlan]:
         ("layer", "gelu", 4, False, False),
     ):
         biased = form == "layer"
-        blocks = tuple(block(form, key_heads, gated, biased, layer) for layer in range(_LAYERS))
-        final = norm(form) if first else None
-        yield StackPlan(blocks, first, activation, 4, key_heads, _HEAD, final)
+        rotary = form == "rms"
+        yield StackPlan(
+            embedding=EmbeddingPlan(
+                tokens=random(_VOCABULARY, _WIDTH),
+                positions=None if rotary else random(_SLAB, _WIDTH),
+                types=None if first else random(2, _WIDTH),
+                norm=None if first else norm(form),
+            ),
+            blocks=tuple(block(form, key_heads, gated, biased, layer) for layer in range(_LAYERS)),
+            layers=_LAYERS,
+            norm_first=first,
+            gated=gated,
+            biased=biased,
+            activation=activation,
+            query_heads=4,
+            key_heads=key_heads,
+            head_width=_HEAD,
+            frequencies=torch.rand(_HEAD // 2, generator=generator).to(device) if rotary else None,
+            final_norm=norm(form) if first else None,
+        )
 
 
 def sample_passes(plan: StackPlan, *, device: str, dtype: DTypeName) -> Iterator[StackInput]:
@@ -186,19 +193,21 @@ def sample_passes(plan: StackPlan, *, device: str, dtype: DTypeName) -> Iterator
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator).to(device=device, dtype=kind)
 
+    def integers(high: int, count: int) -> Tensor:
+        return torch.randint(0, high, (count,), generator=generator).to(device)
+
     def given(count: int, layout: AttentionLayout, *, slab: bool, wanted: bool) -> StackInput:
-        turned = plan.key_heads != 4 and plan.norm_first
-        angles = torch.rand(count, _HEAD // 2, generator=generator).to(device) * 6
-        past = (len(plan.blocks), _SLAB, plan.key_heads, _HEAD)
+        past = (plan.layers, _SLAB, plan.key_heads, _HEAD)
+        types = plan.embedding.types is not None and wanted
         return StackInput(
-            random(count, _WIDTH),
-            layout,
-            angles.cos() if turned else None,
-            angles.sin() if turned else None,
-            random(*past) if slab else None,
-            random(*past) if slab else None,
-            torch.arange(_SLAB - count, _SLAB, device=device) if slab else None,
-            torch.arange(0, count, 2, device=device) if wanted else None,
+            tokens=integers(_VOCABULARY, count),
+            positions=integers(_SLAB, count),
+            layout=layout,
+            types=integers(2, count) if types else None,
+            keys=random(*past) if slab else None,
+            values=random(*past) if slab else None,
+            rows=torch.arange(_SLAB - count, _SLAB, device=device) if slab else None,
+            wanted=torch.arange(0, count, 2, device=device) if wanted else None,
         )
 
     causal = plan.norm_first

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from llmasos.api import PackedWeight
+from llmasos.api import PackedWeight, StackPlan, StackRunner
 from llmasos_cpu import matrices, onednn
 from llmasos_cpu.allocator import keep_memory
 from llmasos_cpu.library import Absence, library
+from llmasos_cpu.stack import compile_stack, takes
 
 
 class CpuBackend:
@@ -21,6 +22,8 @@ class CpuBackend:
         self._native = library()
         #: Whether oneDNN lays weights out, where there is no native library.
         self._onednn = False
+        #: How the native library keeps matrices.
+        self._kind = "fp32"
         self._facts: dict[str, str] = {}
 
     def devices(self) -> tuple[str, ...]:
@@ -34,6 +37,7 @@ class CpuBackend:
     def prepare(self, device: str, dtype: str, folder: Path) -> None:
         """Choose the kernels for an element type, and tell the allocator to keep what is freed."""
         self._facts = {"memory": keep_memory()}
+        self._kind = "bf16" if dtype == "bfloat16" else "fp32"
         if isinstance(self._native, Absence):
             element: torch.dtype = getattr(torch, dtype)
             reason = onednn.refusal(element)
@@ -46,9 +50,14 @@ class CpuBackend:
     def pack(self, weight: Tensor, lookup: bool) -> Tensor | PackedWeight:
         """``weight`` in the layout that is fastest here."""
         if not isinstance(self._native, Absence):
-            kind = "bf16" if weight.dtype == torch.bfloat16 else "fp32"
-            return matrices.pack(self._native, weight, kind)
+            return matrices.pack(self._native, weight, self._kind)
         return onednn.pack(weight, lookup) if self._onednn else weight
+
+    def stack(self, plan: StackPlan) -> StackRunner | None:
+        """The layers as one native program; None where there is no library or the program lacks something."""
+        if isinstance(self._native, Absence) or not takes(plan):
+            return None
+        return compile_stack(self._native, plan, self._kind)
 
     def facts(self) -> Mapping[str, str]:
         """For ``llmasos backend info``."""

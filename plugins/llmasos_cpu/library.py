@@ -94,6 +94,10 @@ FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
     "llmc_rotary": (_I32, (_POINTER,)),
     "llmc_activation": (_I32, (_POINTER,)),
     "llmc_head": (_I32, (_POINTER,)),
+    "llmc_program_new": (_I32, (_POINTER, _I32, _POINTER, _I32, _POINTER)),
+    "llmc_program_free": (None, (_POINTER,)),
+    "llmc_program_run": (_I32, (_POINTER, _POINTER)),
+    "llmc_program_profile": (None, (_POINTER,)),
 }
 
 

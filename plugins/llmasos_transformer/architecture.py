@@ -253,8 +253,10 @@ def _fill(
     index, pieces = use.source.part
     piece = (tensor.t() if use.source.transposed else tensor).chunk(pieces, dim=0)[index]
     module = model.get_submodule(path)
-    # A table that is only looked up is read a row at a time: nothing is gained by another layout.
-    if piece.dim() == 2 and leaf in _MATRICES and (leaf != "tokens" or model.spec.tied):
+    # Those of the layers wait until all are there: the back end may want several in one. A table that is only looked up is
+    # read a row at a time: nothing is gained by another layout.
+    in_layer, only_looked_up = path.startswith("blocks."), leaf == "tokens" and not model.spec.tied
+    if piece.dim() == 2 and leaf in _MATRICES and not in_layer and not only_looked_up:
         packed = ops.pack(piece.to(device=device, dtype=dtype), leaf == "tokens")
         if not isinstance(packed, Tensor):
             delattr(module, leaf)

@@ -44,8 +44,24 @@ class Linear(nn.Module):
         return self.ops.linear(x, self.weight, self.bias)
 
     def plan(self) -> LinearPlan:
-        """For a back end that computes whole stacks."""
+        """For a back end that computes whole stacks. The weight is not packed yet."""
+        assert isinstance(self.weight, Tensor)
         return LinearPlan(self.weight, self.bias)
+
+    def pack(self) -> None:
+        """Have the back end lay the weight out, once it is there."""
+        assert isinstance(self.weight, Tensor)
+        packed = self.ops.pack(self.weight.data, lookup=False)
+        if not isinstance(packed, Tensor):
+            self.release()
+            self.weight = packed
+
+    def release(self) -> int:
+        """Let the weight go, of which the back end has a copy of its own. Returns how many numbers it had."""
+        assert isinstance(self.weight, Tensor)
+        count = self.weight.numel()
+        del self.weight
+        return count
 
 
 class RMSNorm(nn.Module):
@@ -181,6 +197,10 @@ class Block(nn.Module):
             up=feed_forward.up.plan(),
             down=feed_forward.down.plan(),
         )
+
+    def linears(self) -> list[Linear]:
+        """All that multiply by a matrix."""
+        return [module for module in self.modules() if isinstance(module, Linear)]
 
 
 class Embeddings(nn.Module):

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from llmasos.api import (
     AttentionLayout,
+    BlockPlan,
     DTypeName,
+    EmbeddingPlan,
     EvaluationError,
     KVCache,
     Ops,
@@ -45,13 +47,20 @@ def _inside(ids: Tensor, limit: int, what: str, hint: str) -> None:
         )
 
 
-def _given(x: Tensor, shared: Pass) -> StackInput:
+def _given(batch: PackedBatch, shared: Pass) -> StackInput:
     """A pass as a back end takes it that computes whole stacks."""
     keys = values = None
     if shared.cache is not None:
         keys, values = shared.cache.slabs()
     return StackInput(
-        x, shared.layout, shared.cos, shared.sin, keys, values, shared.cache_rows, shared.wanted
+        tokens=batch.tokens,
+        positions=batch.positions,
+        layout=shared.layout,
+        types=batch.token_types,
+        keys=keys,
+        values=values,
+        rows=shared.cache_rows,
+        wanted=shared.wanted,
     )
 
 
@@ -76,6 +85,8 @@ class Stack(nn.Module):
         self.final_norm = make_norm(ops, spec) if spec.norm_at == "pre" else None
         #: The layers as the back end computes them in one call; None: block by block, as above.
         self.runner: StackRunner | None = None
+        #: Numbers of the matrices that the back end has taken.
+        self._taken = 0
         # Kept out of the state: frequencies are float32 whatever the model's dtype.
         self.frequencies: Tensor | None = None if spec.rope is None else spec.rope.frequencies().to(device)
 
@@ -91,7 +102,7 @@ class Stack(nn.Module):
         if batch.tokens.shape[0] == 0:
             return torch.zeros(0, self.spec.width, dtype=self.element, device=self.device)
         cos = sin = rows = None
-        if self.frequencies is not None:
+        if self.frequencies is not None and self.runner is None:
             angles = batch.positions.to(torch.float32)[:, None] * self.frequencies  # [N, R/2]
             cos, sin = angles.cos(), angles.sin()
         causal = self.spec.kind == "decoder"
@@ -115,8 +126,10 @@ class Stack(nn.Module):
             )
         wanted = None if batch.tree is None else batch.tree.wanted
         shared = Pass(layout=layout, cos=cos, sin=sin, cache=slabs, cache_rows=rows, wanted=wanted)
-        x = self.embeddings(batch.tokens, batch.positions, batch.token_types)  # [N, D]
-        x = self._blocks(x, shared) if self.runner is None else self.runner(_given(x, shared))
+        if self.runner is not None:
+            x = self.runner(_given(batch, shared))
+        else:
+            x = self._blocks(self.embeddings(batch.tokens, batch.positions, batch.token_types), shared)
         if isinstance(slabs, SlabPath) and batch.tree is not None:
             slabs.advance(batch.tree)
         elif isinstance(slabs, SlabCache) and batch.slots is not None:
@@ -130,18 +143,41 @@ class Stack(nn.Module):
         return x if self.final_norm is None else self.final_norm(x)
 
     def settle(self) -> None:
-        """All weights are in place: let the back end compute the layers in one call if it can."""
-        spec = self.spec
+        """All weights are in place: let the back end take the layers whole, or lay out their matrices one by one."""
+        spec, embeddings = self.spec, self.embeddings
         plan = StackPlan(
-            blocks=tuple(block.plan() for block in self.blocks if isinstance(block, Block)),
+            embedding=EmbeddingPlan(
+                tokens=embeddings.tokens,
+                positions=embeddings.positions,
+                types=embeddings.types,
+                norm=None if embeddings.norm is None else embeddings.norm.plan(),
+            ),
+            blocks=self._handed_over(),
+            layers=spec.layers,
             norm_first=spec.norm_at == "pre",
+            gated=spec.gated,
+            biased=spec.attention_bias or spec.feed_forward_bias,
             activation=spec.activation,
             query_heads=spec.query_heads,
             key_heads=spec.key_heads,
             head_width=spec.head_width,
+            frequencies=self.frequencies,
             final_norm=None if self.final_norm is None else self.final_norm.plan(),
         )
         self.runner = self.ops.stack(plan)
+        if self.runner is None:
+            for block in self._layers():
+                for linear in block.linears():
+                    linear.pack()
+
+    def _layers(self) -> Iterator[Block]:
+        return (block for block in self.blocks if isinstance(block, Block))
+
+    def _handed_over(self) -> Iterator[BlockPlan]:
+        """The layers one by one, each let go when the next is asked for: no second copy of the model is ever held."""
+        for block in self._layers():
+            yield block.plan()
+            self._taken += sum(linear.release() for linear in block.linears())
 
     def _check(
         self, batch: PackedBatch, cache: KVCache | PathCache | None, counts: list[int]
@@ -191,7 +227,7 @@ class Stack(nn.Module):
     def num_parameters(self) -> int:
         """Parameters, tied weights counted once."""
         plain = sum(parameter.numel() for parameter in self.parameters())
-        return plain + sum(weight.outputs * weight.inputs for weight in self._packed())
+        return plain + self._taken + sum(weight.outputs * weight.inputs for weight in self._packed())
 
     def _packed(self) -> Iterator[PackedWeight]:
         """Weights that are in a layout of the back end's own."""

@@ -13,11 +13,18 @@ from llmasos.pipelines.stackcheck import reference_stack, sample_passes, sample_
 from llmasos.testing.checkpoints import write_checkpoint
 
 PLUGIN = """
+from dataclasses import fields, replace
 from llmasos.api import BackendDef, hookimpl
 from llmasos.pipelines.stackcheck import reference_stack
 from llmasos_transformer import ops
 
-NAMES = ("rms_norm", "layer_norm", "linear", "rotary", "attention", "activation", "gated_activation")
+NAMES = ("embedding", "rms_norm", "layer_norm", "linear", "rotary", "attention", "activation", "gated_activation")
+
+def copied(block):
+    return replace(block, **{
+        one.name: replace(value, weight=value.weight.clone())
+        for one in fields(block) if hasattr(value := getattr(block, one.name), "weight")
+    })
 
 class Backend:
     ran = 0
@@ -27,6 +34,7 @@ class Backend:
         return ("float32", "bfloat16")
     def stack(self, plan):
         {stack}
+        plan = replace(plan, blocks=[copied(block) for block in plan.blocks])
         def run(given):
             Backend.ran += 1
             return reference_stack(plan, given, {name: getattr(ops, name) for name in NAMES}) + {error}
@@ -81,10 +89,14 @@ def passes(model) -> list[torch.Tensor]:
 def test_layers_in_one_call_give_what_block_by_block_gives(hub, tmp_path: Path, family: str) -> None:
     folder = str(write_checkpoint(tmp_path / "model", family))
     plain = hub().load_model(folder, device="cpu").model
-    plain.runner = None
+    assert plain.runner is None
     loaded = hub(plugins=[backend_plugin(tmp_path)]).load_model(folder)
     assert loaded.facts["ops"]["stack"] == "whole-backend/whole.stack"
     assert loaded.model.runner is not None
+    assert loaded.model.num_parameters() == plain.num_parameters() == loaded.facts["parameters"]
+    assert not list(loaded.model.blocks[0].attention.query.parameters())[
+        1:
+    ]  # a bias at most: the matrix was taken
     with torch.inference_mode():
         for mine, wanted in zip(passes(loaded.model), passes(plain), strict=True):
             torch.testing.assert_close(mine, wanted, atol=1e-5, rtol=0)
@@ -125,7 +137,7 @@ def reference(hub):
     [
         lambda plan: replace(plan, activation="relu"),
         lambda plan: replace(plan, norm_first=not plan.norm_first),
-        lambda plan: replace(plan, blocks=plan.blocks[:1]),
+        lambda plan: replace(plan, blocks=list(plan.blocks)[:1]),
         lambda plan: replace(plan, blocks=tuple(replace(b, scale=b.scale * 1.01) for b in plan.blocks)),
     ],
     ids=["activation", "norms", "layers", "scale"],
@@ -153,4 +165,6 @@ def test_the_samples_have_every_form(reference) -> None:
     assert any(one.layout.before is not None for one in given)
     assert any(one.layout.k_lengths is not None for one in given)
     assert any(one.wanted is not None for one in given)
-    assert {one.cos is None for one in given} == {False}
+    assert {plan.frequencies is None for plan in plans} == {
+        plan.embedding.positions is not None for plan in plans
+    }

@@ -1,0 +1,294 @@
+"""Whole stacks of layers as programs of the native library: one call a pass, whatever the family.
+
+Letters: N packed tokens, R wanted rows, D model width, F feed-forward width, Hq query heads, Hk key/value heads, E head width.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from llmasos.api import BlockPlan, LinearPlan, NormPlan, StackInput, StackPlan, WeightsError
+from llmasos_cpu.library import ACTIVATIONS, Library
+from llmasos_cpu.matrices import ELEMENTS, NativeMatrix, pack
+from llmasos_cpu.structures import BufferStruct, FilledLayout, PassStruct, StepStruct
+
+#: Kinds of steps, see ``native/llmasos_cpu.h``.
+_EMBED, _NORM, _LINEAR, _GATED, _ANGLES, _STORE, _ATTENTION, _GATHER = range(8)
+_PACKED = 16
+_NORMS = {"rms": 0, "layer": 1}
+#: Names of ``Ops.activation`` in the library's numbering.
+ACTIVATION_KINDS = {
+    "gelu": ACTIVATIONS["gelu"],
+    "gelu_new": ACTIVATIONS["gelu_tanh"],
+    "relu": ACTIVATIONS["relu"],
+    "silu": ACTIVATIONS["silu"],
+    "tanh": ACTIVATIONS["tanh"],
+}
+#: Outputs of a panel: gates and what they multiply alternate in so many rows.
+_PANEL = 32
+
+#: Buffers of a program. Those with _WANTED have a row for each wanted token.
+_X, _H, _QKV, _MIXED, _INNER, _ANGLE, _SUM = range(7)
+_WANTED = 7
+_OUT = 2 * _WANTED
+
+
+def takes(plan: StackPlan) -> bool:
+    """Whether a program can compute this stack."""
+    return (
+        plan.activation in ACTIVATION_KINDS
+        and not (plan.gated and plan.biased)
+        and (plan.frequencies is None or 2 * len(plan.frequencies) <= plan.head_width)
+        and isinstance(plan.embedding.tokens, Tensor | NativeMatrix)
+    )
+
+
+@dataclass(slots=True)
+class _Steps:
+    """A program in the making, and what its addresses point to."""
+
+    library: Library
+    kind: str
+    steps: list[StepStruct] = field(default_factory=list)
+    kept: list[object] = field(default_factory=list)
+
+    def add(self, op: int, source: int, target: int, **fields: object) -> None:
+        self.steps.append(StepStruct(op=op, in_=source, out=target, **{"other": -1, **fields}))
+
+    def address(self, tensor: Tensor | None) -> int | None:
+        """Where a tensor lies, which is kept alive with the program."""
+        if tensor is None:
+            return None
+        dense = tensor.detach().contiguous()
+        self.kept.append(dense)
+        return dense.data_ptr()
+
+    def norm(self, one: NormPlan, source: int, target: int) -> None:
+        weight = one.weight.detach()
+        self.add(
+            _NORM,
+            source,
+            target,
+            kind=_NORMS[one.kind],
+            second_type=ELEMENTS[weight.dtype],
+            weight=self.address(weight),
+            bias=self.address(one.bias),
+            number=one.eps,
+        )
+
+    def product(
+        self,
+        parts: Sequence[LinearPlan],
+        source: int,
+        target: int,
+        *,
+        residual: int = -1,
+        activation: int = 0,
+    ) -> None:
+        """Several matrices that read the same input as one."""
+        matrix = self.matrix(torch.cat([one.weight.detach() for one in parts]))
+        biases = [
+            torch.zeros(one.weight.shape[0]) if one.bias is None else one.bias.detach().float()
+            for one in parts
+        ]
+        whole = None if all(one.bias is None for one in parts) else torch.cat(biases)
+        self.add(
+            _LINEAR, source, target, other=residual, kind=activation, weight=matrix, bias=self.address(whole)
+        )
+
+    def gated(self, gate: Tensor, up: Tensor, source: int, target: int, activation: int) -> None:
+        """act(gate) * up in one product: rows alternate in panels, the last of them filled up with zeros."""
+        alternating = torch.stack([_panels(gate), _panels(up)], dim=1)  # [F / 32, 2, 32, D]
+        matrix = self.matrix(alternating.flatten(0, 2))
+        self.add(_GATED, source, target, kind=activation, weight=matrix)
+
+    def matrix(self, weight: Tensor) -> int:
+        """The address of ``weight`` [O, I] in panels."""
+        packed = pack(self.library, weight, self.kind)
+        self.kept.append(packed)
+        return packed.data.data_ptr()
+
+
+def _panels(weight: Tensor) -> Tensor:
+    """[F, D] -> [ceil(F / 32), 32, D], missing rows zero."""
+    weight = weight.detach()
+    missing = -weight.shape[0] % _PANEL
+    whole = torch.cat([weight, weight.new_zeros(missing, weight.shape[1])]) if missing else weight
+    return whole.view(-1, _PANEL, weight.shape[1])
+
+
+def compile_stack(library: Library, plan: StackPlan, kind: str) -> NativeStack:
+    """A program for a stack that ``takes`` accepts, its matrices packed as ``kind``. Raises WeightsError for weights that cannot
+    be kept so."""
+    made = _Steps(library, kind)
+    heads = (plan.query_heads + 2 * plan.key_heads) * plan.head_width
+    width, inner = _embed(made, plan), 0
+    for layer, block in enumerate(plan.blocks):
+        inner = -(-block.up.weight.shape[0] // _PANEL) * _PANEL if plan.gated else block.up.weight.shape[0]
+        _block(made, plan, block, layer)
+    last = _X + _WANTED
+    if plan.final_norm is not None:
+        made.norm(plan.final_norm, last, _OUT)
+    turned = 0 if plan.frequencies is None else 2 * len(plan.frequencies)
+    widths = (width, width, heads, plan.query_heads * plan.head_width, inner, max(turned, 1), width)
+    buffers = [BufferStruct(width=size) for size in widths]
+    buffers += [BufferStruct(width=size, wanted=1) for size in widths]
+    buffers.append(BufferStruct(width=width, wanted=1, external=1))
+    return NativeStack(made, buffers, plan)
+
+
+def _embed(made: _Steps, plan: StackPlan) -> int:
+    """The first steps; returns the width of the model."""
+    embedding = plan.embedding
+    tokens = embedding.tokens
+    second = next((t.dtype for t in (embedding.positions, embedding.types) if t is not None), torch.float32)
+    if isinstance(tokens, NativeMatrix):
+        made.kept.append(tokens)
+        table, kind, rows, width = tokens.data.data_ptr(), _PACKED, tokens.outputs, tokens.inputs
+    else:
+        assert isinstance(tokens, Tensor)
+        table, kind, (rows, width) = made.address(tokens), ELEMENTS[tokens.dtype], tokens.shape  # type: ignore[assignment]
+    made.add(
+        _EMBED,
+        -1,
+        _X if embedding.norm is None else _H,
+        kind=kind,
+        second_type=ELEMENTS[second],
+        weight=table,
+        weight_rows=rows,
+        bias=made.address(embedding.positions),
+        bias_rows=0 if embedding.positions is None else len(embedding.positions),
+        extra=made.address(embedding.types),
+        extra_rows=0 if embedding.types is None else len(embedding.types),
+    )
+    if embedding.norm is not None:
+        made.norm(embedding.norm, _H, _X)
+    if plan.frequencies is not None:
+        made.add(
+            _ANGLES,
+            -1,
+            _ANGLE,
+            weight=made.address(plan.frequencies.float()),
+            turned=2 * len(plan.frequencies),
+        )
+    return int(width)
+
+
+def _block(made: _Steps, plan: StackPlan, block: BlockPlan, layer: int) -> None:
+    """The steps of one layer. What the last one computes after attention, it computes for the wanted rows alone."""
+    first, last = plan.norm_first, layer == plan.layers - 1
+    source = _X
+    if first:
+        made.norm(block.attention_norm, _X, _H)
+        source = _H
+    made.product([block.query, block.key, block.value], source, _QKV)
+    shape = {
+        "query_heads": plan.query_heads,
+        "key_heads": plan.key_heads,
+        "width": plan.head_width,
+        "layer": layer,
+    }
+    turned = 0 if plan.frequencies is None else 2 * len(plan.frequencies)
+    made.add(_STORE, _QKV, -1, other=_ANGLE if turned else -1, turned=turned, **shape)
+    made.add(_ATTENTION, _QKV, _MIXED, number=block.scale, **shape)
+    at = 0
+    if last:
+        made.add(_GATHER, _X, _X + _WANTED)
+        made.add(_GATHER, _MIXED, _MIXED + _WANTED)
+        at = _WANTED
+    x, h, total = _X + at, _H + at, _SUM + at
+    activation = ACTIVATION_KINDS[plan.activation]
+    if first:
+        made.product([block.output], _MIXED + at, x, residual=x)
+        made.norm(block.feed_forward_norm, x, h)
+    else:
+        made.product([block.output], _MIXED + at, total, residual=x)
+        made.norm(block.attention_norm, total, x)
+        h = x
+    down = block.down
+    if block.gate is not None:
+        made.gated(block.gate.weight, block.up.weight, h, _INNER + at, activation)
+        missing = -down.weight.shape[1] % _PANEL
+        if missing:
+            wider = torch.nn.functional.pad(down.weight.detach(), (0, missing))
+            down = LinearPlan(wider, down.bias)
+    else:
+        made.product([block.up], h, _INNER + at, activation=activation)
+    if first:
+        made.product([down], _INNER + at, x, residual=x)
+    else:
+        made.product([down], _INNER + at, total, residual=x)
+        made.norm(block.feed_forward_norm, total, _OUT if last else x)
+
+
+class NativeStack:
+    """A ``StackRunner``. Its matrices are its own; a pass takes as many threads as torch has."""
+
+    def __init__(self, made: _Steps, buffers: Sequence[BufferStruct], plan: StackPlan) -> None:
+        self._library = made.library
+        self._kept = made.kept
+        self._layers = plan.layers
+        self._width = int(buffers[_X].width)
+        tokens = plan.embedding.tokens
+        self._element = getattr(tokens, "element", None) or getattr(tokens, "dtype", torch.float32)
+        functions = made.library.functions
+        handle = ctypes.c_void_p()
+        steps = (StepStruct * len(made.steps))(*made.steps)
+        listed = (BufferStruct * len(buffers))(*buffers)
+        status = functions.llmc_program_new(steps, len(steps), listed, len(listed), ctypes.byref(handle))
+        if status:
+            raise WeightsError(f"these layers cannot be computed natively: {self._library.explain(status)}")
+        self._handle = handle
+        weakref.finalize(self, functions.llmc_program_free, handle)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its matrices."""
+        return sum(one.nbytes for one in self._matrices())
+
+    def _matrices(self) -> Iterator[NativeMatrix]:
+        return (one for one in self._kept if isinstance(one, NativeMatrix))
+
+    def __call__(self, given: StackInput) -> Tensor:
+        """The final hidden states [N, D], or [R, D] where rows are wanted. Raises ValueError for a pass that fits no cache."""
+        tokens, positions = given.tokens.contiguous(), given.positions.contiguous()
+        wanted = None if given.wanted is None else given.wanted.contiguous()
+        types = None if given.types is None else given.types.contiguous()
+        rows = None if given.rows is None else given.rows.contiguous()
+        count = len(tokens) if wanted is None else len(wanted)
+        out = torch.empty(count, self._width)
+        layout = FilledLayout(given.layout)
+        one = PassStruct(
+            rows=len(tokens),
+            tokens=tokens.data_ptr(),
+            positions=positions.data_ptr(),
+            types=_place(types),
+            layout=ctypes.addressof(layout.struct),
+            wanted=_place(wanted),
+            wanted_count=count,
+            output=out.data_ptr(),
+            output_stride=self._width,
+        )
+        if given.keys is not None and given.values is not None:
+            keys = given.keys
+            if not (keys.is_contiguous() and given.values.is_contiguous()):
+                raise ValueError("the slabs of a cache must be contiguous")
+            one.keys, one.values = keys.data_ptr(), given.values.data_ptr()
+            one.cache_rows, one.cache_count = _place(rows), keys.shape[1]
+            one.layer_stride, one.layers = keys.stride(0), keys.shape[0]
+            one.cache_type = ELEMENTS[keys.dtype]
+        self._library.use_threads(torch.get_num_threads())
+        status = self._library.functions.llmc_program_run(self._handle, ctypes.byref(one))
+        if status:
+            raise ValueError(f"a pass over {len(tokens)} tokens: {self._library.explain(status)}")
+        return out if self._element == torch.float32 else out.to(self._element)
+
+
+def _place(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
