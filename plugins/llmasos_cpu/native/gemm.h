@@ -5,8 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "activations.h"
-#include "packing.h"
+#include "results.h"
 
 namespace {
 
@@ -33,7 +32,9 @@ inline void prefetch_step(const float* b) {
 template <int R, int V>
 inline void fp32_tile(const float* a, const float* b, int64_t words, float* sums, bool resume) {
   Vec sum[R][V];
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
     for (int v = 0; v < V; ++v) sum[r][v] = resume ? load(sums + r * kPanel + v * kLanes) : zero();
   for (int64_t k = 0; k < words; ++k) {
     Vec w[V];
@@ -48,7 +49,9 @@ inline void fp32_tile(const float* a, const float* b, int64_t words, float* sums
     a += R;
     b += kPanel;
   }
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
     for (int v = 0; v < V; ++v) store(sums + r * kPanel + v * kLanes, sum[r][v]);
 }
 
@@ -162,65 +165,9 @@ inline void multiply_bf16_widened(const Layout& m, const uint8_t* block, int row
                   reinterpret_cast<const float*>(panel) + first * kPanel, last - first, sums, begin > 0);
 }
 
-// ---- results -------------------------------------------------------------------------------------------------
-
-template <int Activation, typename Number>
-void finish_rows(const llmc_linear_call& call, const float* sums, int64_t first, int count, int64_t column,
-                 int columns) {
-  const Number* residual = static_cast<const Number*>(call.residual);
-  const Number* factor = static_cast<const Number*>(call.multiply);
-  for (int row = 0; row < count; ++row) {
-    Number* y = static_cast<Number*>(call.y) + (first + row) * call.y_stride + column;
-    for (int i = 0; i < columns; i += kLanes) {
-      const int n = columns - i < kLanes ? columns - i : kLanes;
-      const bool whole = n == kLanes;
-      Vec value = load(sums + row * kPanel + i);
-      if (call.bias) value = value + (whole ? load(call.bias + column + i) : load(call.bias + column + i, n));
-      value = activate<Activation>(value);
-      if (factor) {
-        const Number* p = factor + (first + row) * call.multiply_stride + column + i;
-        value = value * (whole ? load(p) : load(p, n));
-      }
-      if (residual) {
-        const Number* p = residual + (first + row) * call.residual_stride + column + i;
-        value = value + (whole ? load(p) : load(p, n));
-      }
-      if (whole) {
-        store(y + i, value);
-      } else {
-        store(y + i, value, n);
-      }
-    }
-  }
-}
-
-template <typename Number>
-void finish_as(const llmc_linear_call& call, const float* sums, int64_t first, int count, int64_t column,
-               int columns) {
-  switch (call.activation) {
-    case LLMC_RELU: return finish_rows<LLMC_RELU, Number>(call, sums, first, count, column, columns);
-    case LLMC_RELU2: return finish_rows<LLMC_RELU2, Number>(call, sums, first, count, column, columns);
-    case LLMC_GELU: return finish_rows<LLMC_GELU, Number>(call, sums, first, count, column, columns);
-    case LLMC_GELU_TANH: return finish_rows<LLMC_GELU_TANH, Number>(call, sums, first, count, column, columns);
-    case LLMC_SILU: return finish_rows<LLMC_SILU, Number>(call, sums, first, count, column, columns);
-    case LLMC_GELU_QUICK: return finish_rows<LLMC_GELU_QUICK, Number>(call, sums, first, count, column, columns);
-    case LLMC_TANH: return finish_rows<LLMC_TANH, Number>(call, sums, first, count, column, columns);
-    default: return finish_rows<LLMC_NONE, Number>(call, sums, first, count, column, columns);
-  }
-}
-
-void finish(const llmc_linear_call& call, const float* sums, int64_t first, int count, int64_t column,
-            int columns) {
-  if (call.y_type == LLMC_BF16) {
-    finish_as<bf16>(call, sums, first, count, column, columns);
-  } else {
-    finish_as<float>(call, sums, first, count, column, columns);
-  }
-}
-
 void fill_generic(Kernels* table) {
-  table->fp32 = {kFloatRows, kFloatRows, floats_chunk_bytes, pack_fp32, multiply_fp32, nullptr, nullptr};
-  table->bf16 = {kWidenedRows, kWidenedRows, widened_chunk_bytes, pack_bf16_widened, multiply_bf16_widened,
+  table->fp32 = {kFloatRows, kFloatRows, 2, floats_chunk_bytes, pack_fp32, multiply_fp32, nullptr, nullptr};
+  table->bf16 = {kWidenedRows, kWidenedRows, 2, widened_chunk_bytes, pack_bf16_widened, multiply_bf16_widened,
                  nullptr,      nullptr};
   table->finish = finish;
   table->transpose = transpose_words;

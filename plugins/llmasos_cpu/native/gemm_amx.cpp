@@ -311,9 +311,9 @@ void multiply_groups(const Layout& m, const uint8_t* block, int rows, int planes
 namespace llmc {
 
 void fill_amx(Kernels* table) {
-  table->bf16 = {kRows, kRows, words_chunk_bytes, pack_bf16_tiles, multiply_bf16_tiles, enter, leave};
-  table->rowwise = {kRows, kRows / 2, planes_chunk_bytes, pack_planes_tiles, multiply_int8_tiles, enter, leave};
-  table->grouped = {kRows,           kRows / 2,    planes_chunk_bytes, pack_planes_groups,
+  table->bf16 = {kRows, kRows, 2, words_chunk_bytes, pack_bf16_tiles, multiply_bf16_tiles, enter, leave};
+  table->rowwise = {kRows, kRows / 2, 1, planes_chunk_bytes, pack_planes_tiles, multiply_int8_tiles, enter, leave};
+  table->grouped = {kRows,           kRows / 2,    1, planes_chunk_bytes, pack_planes_groups,
                     multiply_groups, enter_groups, leave};
 }
 

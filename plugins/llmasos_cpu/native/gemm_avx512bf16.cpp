@@ -1,12 +1,14 @@
 // Products of bf16 pairs with AVX-512 BF16.
-#include "packing.h"
+#include "results.h"
 
 namespace {
 
 template <int R>
 void pair_rows(const int32_t* a, const uint8_t* b, int64_t words, float* sums, bool resume) {
   __m512 sum[R][2];
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
     for (int v = 0; v < 2; ++v) sum[r][v] = resume ? _mm512_loadu_ps(sums + r * kPanel + v * 16) : _mm512_setzero_ps();
   for (int64_t k = 0; k < words; ++k) {
     const __m512bh w0 = (__m512bh)_mm512_loadu_si512(b), w1 = (__m512bh)_mm512_loadu_si512(b + 64);
@@ -25,7 +27,9 @@ void pair_rows(const int32_t* a, const uint8_t* b, int64_t words, float* sums, b
     a += R;
     b += llmc::kStepBytes;
   }
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
     for (int v = 0; v < 2; ++v) _mm512_storeu_ps(sums + r * kPanel + v * 16, sum[r][v]);
 }
 
@@ -47,7 +51,8 @@ void multiply_pairs(const Layout& m, const uint8_t* block, int rows, int, const 
 namespace llmc {
 
 void fill_avx512_bf16(Kernels* table) {
-  table->bf16 = {kRows, kRows, words_chunk_bytes, pack_bf16_pairs, multiply_pairs, nullptr, nullptr};
+  table->bf16 = {kRows, kRows, 2, words_chunk_bytes, pack_bf16_pairs, multiply_pairs, nullptr, nullptr};
+  table->finish = finish;
 }
 
 }  // namespace llmc

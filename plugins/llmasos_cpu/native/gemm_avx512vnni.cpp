@@ -119,7 +119,7 @@ void pack_planes_words(const Layout& m, const Rows& x, int64_t first, int rows, 
 namespace llmc {
 
 void fill_avx512_vnni(Kernels* table) {
-  const Method method = {kOnePlane,       kTwoPlanes, planes_chunk_bytes, pack_planes_words,
+  const Method method = {kOnePlane,       kTwoPlanes, 1, planes_chunk_bytes, pack_planes_words,
                          multiply_planes, nullptr,    nullptr};
   table->rowwise = table->grouped = method;
 }

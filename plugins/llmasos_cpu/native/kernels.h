@@ -21,6 +21,7 @@ struct Rows {
 struct Method {
   int32_t rows;                // most rows of a block when planes is 1
   int32_t rows_two_planes;     // when planes is 2
+  int32_t chunks;              // chunks of a panel to multiply with all blocks of rows before the next
   // Bytes of one chunk of a packed block.
   int64_t (*chunk_bytes)(const Layout& m, int rows, int planes);
   void (*pack)(const Layout& m, const Rows& x, int64_t first, int rows, int planes, int64_t chunk, uint8_t* out);

@@ -8,7 +8,7 @@
 namespace llmc {
 namespace {
 
-constexpr int64_t kRowsAtOnce = 256;  // rows packed before they are multiplied: their block stays in the caches
+constexpr int64_t kRowsAtOnce = 280;  // rows packed before they are multiplied: their block stays in the caches
 constexpr int64_t kPanelsAtOnce = 4;
 
 Kernels make_table() {
@@ -43,15 +43,20 @@ Plan make_plan(const llmc_linear_call& call) {
                 : !plan.m.grouped()               ? &table.rowwise
                                                   : &table.grouped;
   plan.block_rows = plan.planes == 2 ? plan.method->rows_two_planes : plan.method->rows;
-  plan.rows_at_once = kRowsAtOnce / plan.block_rows * plan.block_rows;
+  // Passes over the matrix of equal length, each a whole number of blocks.
+  const int64_t most = kRowsAtOnce / plan.block_rows * plan.block_rows;
+  const int64_t passes = (call.rows + most - 1) / most, each = (call.rows + passes - 1) / passes;
+  plan.rows_at_once = (each + plan.block_rows - 1) / plan.block_rows * plan.block_rows;
   return plan;
 }
 
-// The rows [0, rows) in blocks of nearly equal size.
+// The rows [0, rows) in blocks: of nearly equal size, or, where a change of size costs time, all full but the last.
 struct Blocks {
-  int64_t rows, count;
-  Blocks(int64_t rows_, int64_t most) : rows(rows_), count((rows_ + most - 1) / most) {}
-  int64_t begin(int64_t i) const { return rows * i / count; }
+  int64_t rows, most, count;
+  bool full;
+  Blocks(int64_t rows_, const Plan& plan)
+      : rows(rows_), most(plan.block_rows), count((rows_ + most - 1) / most), full(plan.method->enter != nullptr) {}
+  int64_t begin(int64_t i) const { return i == count ? rows : full ? i * most : rows * i / count; }
   int size(int64_t i) const { return static_cast<int>(begin(i + 1) - begin(i)); }
 };
 
@@ -63,7 +68,7 @@ struct Packed {
   int64_t stride;  // bytes of the largest block
   Packed(const Plan& plan_, const Blocks& blocks_, void* scratch)
       : plan(plan_), blocks(blocks_), memory(static_cast<uint8_t*>(scratch)) {
-    const int most = static_cast<int>((blocks.rows + blocks.count - 1) / blocks.count);
+    const int most = static_cast<int>(blocks.full ? blocks.begin(1) : (blocks.rows + blocks.count - 1) / blocks.count);
     stride = plan.method->chunk_bytes(plan.m, most, plan.planes) * plan.m.chunks();
   }
   uint8_t* block(int64_t i) const { return memory + i * stride; }
@@ -84,21 +89,30 @@ void multiply_panels(const Plan& plan, const llmc_linear_call& call, const Block
         plan.method->multiply(m, packed.block(0), blocks.size(0), plan.planes, m.data + (p + i) * m.panel_bytes, 0,
                               chunks, sums[i][0]);
     } else {
-      // One chunk of one panel stays in the first-level cache while all blocks of rows pass it.
-      for (int64_t c = 0; c < chunks; ++c)
+      // A few chunks of one panel stay in the caches while all blocks of rows pass them.
+      const int64_t step = plan.method->chunks;
+      for (int64_t c = 0; c < chunks; c += step)
         for (int64_t i = 0; i < count; ++i)
           for (int64_t b = 0; b < blocks.count; ++b)
             plan.method->multiply(m, packed.block(b), blocks.size(b), plan.planes,
-                                  m.data + (p + i) * m.panel_bytes, c, c + 1, sums[i][blocks.begin(b)]);
+                                  m.data + (p + i) * m.panel_bytes, c, c + step < chunks ? c + step : chunks,
+                                  sums[i][blocks.begin(b)]);
     }
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t column = (p + i) * kPanel;
-      const int columns = static_cast<int>(m.outputs - column < kPanel ? m.outputs - column : kPanel);
-      if (sink) {
-        sink->take(sink->self, sums[i][0], row, blocks.rows, column, columns);
-        continue;
-      }
-      kernels().finish(call, sums[i][0], row, static_cast<int>(blocks.rows), column, columns);
+    const auto columns = [&](int64_t i) {
+      const int64_t left = m.outputs - (p + i) * kPanel;
+      return static_cast<int>(left < kPanel ? left : kPanel);
+    };
+    if (sink) {
+      for (int64_t i = 0; i < count; ++i)
+        sink->take(sink->self, sums[i][0], row, blocks.rows, (p + i) * kPanel, columns(i));
+      continue;
+    }
+    // A few rows of all panels at a time: each row of y is another page.
+    constexpr int64_t kFinishRows = 4;
+    for (int64_t r = 0; r < blocks.rows; r += kFinishRows) {
+      const int rows = static_cast<int>(blocks.rows - r < kFinishRows ? blocks.rows - r : kFinishRows);
+      for (int64_t i = 0; i < count; ++i)
+        kernels().finish(call, sums[i][r], row + r, rows, (p + i) * kPanel, columns(i));
     }
   }
 }
@@ -132,7 +146,7 @@ size_t linear_scratch(const llmc_linear_call& call) {
   if (call.rows == 0) return 0;
   const Plan plan = make_plan(call);
   const int64_t rows = call.rows < plan.rows_at_once ? call.rows : plan.rows_at_once;
-  const Blocks blocks(rows, plan.block_rows);
+  const Blocks blocks(rows, plan);
   return static_cast<size_t>(Packed(plan, blocks, nullptr).stride * blocks.count);
 }
 
@@ -146,7 +160,7 @@ void run_linear(Team& members, const llmc_linear_call& call, void* scratch, cons
   const Rows x{call.x, call.x_stride, call.x_type};
   for (int64_t row = 0; row < call.rows; row += plan.rows_at_once) {
     const int64_t left = call.rows - row;
-    const Blocks blocks(left < plan.rows_at_once ? left : plan.rows_at_once, plan.block_rows);
+    const Blocks blocks(left < plan.rows_at_once ? left : plan.rows_at_once, plan);
     const Packed packed(plan, blocks, scratch);
     const int64_t chunks = m.chunks();
     if (row > 0) members.barrier();  // the blocks packed before are still read

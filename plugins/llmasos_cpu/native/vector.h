@@ -57,6 +57,10 @@ inline Vec load(const bf16* p, int n) {
   const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(n), p));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
 }
+#if defined(__AVX512BF16__)
+// Numbers below 2^-126 become 0.
+inline __m256i narrow(Vec x) { return (__m256i)_mm512_cvtneps_pbh(x.v); }
+#else
 inline __m256i narrow(Vec x) {
   const __m512i bits = _mm512_castps_si512(x.v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -65,6 +69,7 @@ inline __m256i narrow(Vec x) {
   const __m512i kept = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
   return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_blend_epi32(nan, rounded, kept), 16));
 }
+#endif
 inline void store(float* p, Vec x) { _mm512_storeu_ps(p, x.v); }
 inline void store(bf16* p, Vec x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(x)); }
 inline void store(float* p, Vec x, int n) { _mm512_mask_storeu_ps(p, first(n), x.v); }
@@ -94,6 +99,10 @@ inline Vec with_sign_of(Vec a, Vec sign) {
 inline Vec power_of_two(Vec n) {
   const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
+}
+// y * 2^n where x >= -126 or NaN, 0 elsewhere; n is whole.
+inline Vec scaled(Vec y, Vec n, Vec x) {
+  return {_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x.v, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), y.v, n.v)};
 }
 inline Vec square_root(Vec a) { return {_mm512_sqrt_ps(a.v)}; }
 inline float sum(Vec a) { return _mm512_reduce_add_ps(a.v); }
@@ -359,9 +368,13 @@ inline Vec nearest(Vec x) {
   return (x + big) - big;
 }
 
-// 2^x for x <= 0, at most 1 ulp off; 0 below 2^-126.5 (no denormal results), NaN for NaN.
+// 2^x for x <= 0, at most 1 ulp off; 0 below 2^-126 (no denormal results), NaN for NaN.
 inline Vec exp2_negative(Vec x) {
-  const Vec inside = max(all(-127.0f), x);
+#if defined(__AVX512F__)
+  const Vec inside = x;  // what falls out of range is masked when it is scaled
+#else
+  const Vec inside = max(all(-126.0f), x);
+#endif
   const Vec n = nearest(inside);
   const Vec f = inside - n;
   Vec y = fma(all(1.534581104e-04f), f, all(1.339993120e-03f));
@@ -370,7 +383,11 @@ inline Vec exp2_negative(Vec x) {
   y = fma(y, f, all(2.402264689e-01f));
   y = fma(y, f, all(6.931472057e-01f));
   y = fma(y, f, all(1.0f));
-  return y * power_of_two(n);
+#if defined(__AVX512F__)
+  return scaled(y, n, x);
+#else
+  return select(x < all(-126.0f), zero(), y * power_of_two(n));
+#endif
 }
 
 // e^x, at most 2 ulp off; 0 below 2^-126 (no denormal results), infinity above e^88.72, NaN for NaN. ln 2 is taken
