@@ -191,7 +191,7 @@ class Bench:
     ) -> list[list[dict[str, Any]]]:
         """Answers of every round. What is slower than another variant of the same engine sits out, as does what fails."""
         rounds: list[list[dict[str, Any]]] = []
-        taking = list(processes)
+        taking = [process for process in processes if process.gone is None]
         order = random.Random(1)
         for turn in range(-1, max(1, round(self.args.rounds * workload.rounds))):
             job = self.job(workload, sequences, turn)

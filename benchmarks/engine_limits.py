@@ -32,6 +32,8 @@ class Engine:
                 self.products[f"{name} oneDNN"] = packed
         x, w = (torch.randint(-127, 127, (SIZE, SIZE), dtype=torch.int8) for _ in range(2))
         self.products["int8 default"] = lambda: torch._int_mm(x, w)
+        if (packed := self._integers(w)) is not None:
+            self.products["int8 oneDNN"] = packed
 
     def facts(self) -> dict[str, Any]:
         return {"version": self.torch.__version__}
@@ -75,3 +77,15 @@ class Engine:
         except (AttributeError, RuntimeError):
             return None
         return lambda: ops._linear_pointwise(x, packed, None, "none", [], "")
+
+    def _integers(self, w: Any) -> Callable[[], Any] | None:
+        """oneDNN's product of bytes, scaled to fp32, where this torch has it."""
+        torch, ops = self.torch, self.torch.ops.onednn
+        x = torch.randint(0, 255, (SIZE, SIZE), dtype=torch.uint8)
+        scales, zeros = torch.ones(SIZE), torch.zeros(SIZE, dtype=torch.int64)
+        try:
+            packed = ops.qlinear_prepack(w, [SIZE, SIZE])
+        except (AttributeError, RuntimeError):
+            return None
+        rest = (packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], "")
+        return lambda: ops.qlinear_pointwise(x, 1.0, 128, *rest)

@@ -14,6 +14,8 @@ from eval_workloads import make_models
 
 PRECISIONS = ("fp32", "bf16", "int8", "int4")
 PEERS = ("transformers", "ctranslate2", "llama_cpp", "onnxruntime")
+#: Precisions whose blocks llama.cpp lays out anew for the machine, or leaves as they are in the file.
+BLOCKS = ("int8", "int4")
 MODELS = {"gpt2": "GPT-2-124M random", "smollm2": "SmolLM2-135M", "bert": "BERT-base random"}
 DECODERS, ENCODERS = ("gpt2", "smollm2"), ("bert",)
 
@@ -87,7 +89,7 @@ class Lineup:
                 found.append(Seat("transformers", precision))
             for engine, kind, fits, variants in (
                 ("ctranslate2", "ctranslate2", precision != "int4", ("MKL", "oneDNN")),
-                ("llama_cpp", "gguf", not encoder, ("",)),
+                ("llama_cpp", "gguf", not encoder, ("repacked", "plain") if precision in BLOCKS else ("",)),
                 ("onnxruntime", "onnx", encoder and precision in ("fp32", "int8"), ("",)),
             ):
                 if fits and engine in self.args.peers and (path := self.converted(key, kind, precision)):

@@ -30,9 +30,10 @@ class Engine:
         llama_cpp.llama_log_set(self.silent, None)
         llama_cpp.llama_backend_init()
         path = Path(settings["converted"])
-        self.model = llama_cpp.llama_model_load_from_file(
-            str(path).encode(), llama_cpp.llama_model_default_params()
-        )
+        loading = llama_cpp.llama_model_default_params()
+        # Layouts for AMX and wide registers are the default; some compilers break those for AMX.
+        loading.use_extra_bufts = settings["variant"] != "plain"
+        self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), loading)
         if not self.model:
             raise RuntimeError(f"llama.cpp does not load {path.name}")
         params = llama_cpp.llama_context_default_params()

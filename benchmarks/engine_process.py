@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -86,7 +87,8 @@ class Process:
     def _died(self) -> None:
         lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
         code = self.child.wait()
-        self.gone = f"ended with code {code}: {lines[-1] if lines else 'no message'}"
+        how = f"code {code}" if code >= 0 else signal.Signals(-code).name
+        self.gone = f"ended with {how}: {lines[-1] if lines else 'no message'}"
 
 
 def start(python: Path, seat: Seat, settings: dict[str, Any], scratch: Path) -> Process:
