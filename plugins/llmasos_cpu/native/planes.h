@@ -1,4 +1,4 @@
-// Activations of quantised products as planes of signed bytes, for VNNI and AMX.
+// Activations of quantised products as planes of signed bytes, for the AVX-512 VNNI and AMX kernels.
 //
 // 16-bit activations are two rows of bytes, 256 * upper + lower, both signed; 8-bit ones are one. A packed chunk is the
 // bytes, then [group][rows] scales, then [group][planes][rows] sums. The bytes are [word][planes][rows] words for VNNI,
@@ -38,25 +38,21 @@ void pack_planes(const Layout& m, const Rows& x, int64_t first, int rows, int pl
       const int64_t at = g * inputs, column = chunk * kChunk * 4 + at;
       scales[g * rows + row] = round_group(x, first + row, column, m.inputs - column, inputs,
                                            planes == 2 ? kLargest16 : kLargest8, numbers);
-      int32_t total = 0, rest = 0;
-      if (planes == 2) {
-        for (int64_t i = 0; i < inputs; ++i) {
-          const int32_t number = static_cast<int32_t>(numbers[i]);
-          const int32_t part = static_cast<int8_t>(number & 255), high = (number - part) >> 8;
-          upper[at + i] = static_cast<int8_t>(high);
-          lower[at + i] = static_cast<int8_t>(part);
-          total += high;
-          rest += part;
+      // Both loops go 16 at a time: groups are 32 inputs, or whole tiles of 64.
+      __m512i total = _mm512_setzero_si512(), rest = _mm512_setzero_si512();
+      for (int64_t i = 0; i < inputs; i += 16) {
+        __m512i number = _mm512_cvtps_epi32(_mm512_load_ps(numbers + i));
+        if (planes == 2) {
+          const __m512i part = _mm512_srai_epi32(_mm512_slli_epi32(number, 24), 24);
+          number = _mm512_srai_epi32(_mm512_sub_epi32(number, part), 8);
+          rest = _mm512_add_epi32(rest, part);
+          _mm_store_si128(reinterpret_cast<__m128i*>(lower + at + i), _mm512_cvtepi32_epi8(part));
         }
-        sums[g * all_rows + rows + row] = rest;
-      } else {
-        for (int64_t i = 0; i < inputs; ++i) {
-          const int32_t number = static_cast<int32_t>(numbers[i]);
-          upper[at + i] = static_cast<int8_t>(number);
-          total += number;
-        }
+        total = _mm512_add_epi32(total, number);
+        _mm_store_si128(reinterpret_cast<__m128i*>(upper + at + i), _mm512_cvtepi32_epi8(number));
       }
-      sums[g * all_rows + row] = total;
+      if (planes == 2) sums[g * all_rows + rows + row] = _mm512_reduce_add_epi32(rest);
+      sums[g * all_rows + row] = _mm512_reduce_add_epi32(total);
     }
     if constexpr (Tile > 0) {
       for (int64_t tile = 0; tile < words * 4 / Tile; ++tile)

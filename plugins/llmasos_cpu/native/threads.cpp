@@ -205,15 +205,20 @@ Pool* make_pool(int size) {
   if (!pool) return nullptr;
   for (auto& processor : pool->processors) processor.store(-1, std::memory_order_relaxed);
   // The workers wait for the first epoch, so the size may still shrink when the system refuses a thread.
+  // Kernels keep their tiles on the stack; some systems give new threads very little.
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  pthread_attr_setstacksize(&attributes, size_t{1} << 21);
   int started = 1;
   for (; started < size; ++started) {
     Start* start = new (std::nothrow) Start{pool, started};
     if (!start) break;
-    if (pthread_create(&pool->threads[started], nullptr, begin_thread, start) != 0) {
+    if (pthread_create(&pool->threads[started], &attributes, begin_thread, start) != 0) {
       delete start;
       break;
     }
   }
+  pthread_attr_destroy(&attributes);
   pool->size = started;
   if (pinned_count > 0) pin(pool);
   return pool;
