@@ -121,7 +121,7 @@ namespace llmc {
 void fill_avx512_vnni(Kernels* table) {
   const Method method = {kOnePlane,       kTwoPlanes, 1, planes_chunk_bytes, pack_planes_words,
                          multiply_planes, nullptr,    nullptr};
-  table->rowwise = table->grouped = method;
+  table->rowwise = table->grouped = table->grouped_few = method;
 }
 
 }  // namespace llmc

@@ -272,7 +272,7 @@ inline void multiply_pairs16(const Layout& m, const uint8_t* block, int rows, in
 
 inline void fill_integer(Kernels* table) {
   const Method method = {kPairsRows, kPairsRows, 1, pairs_chunk_bytes, pack_pairs, multiply_pairs16, nullptr, nullptr};
-  table->rowwise = table->grouped = method;
+  table->rowwise = table->grouped = table->grouped_few = method;
 }
 
 #endif

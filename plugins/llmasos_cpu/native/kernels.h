@@ -37,6 +37,7 @@ struct Kernels {
   Method bf16;
   Method rowwise;   // int8, a scale per output
   Method grouped;   // int8 and 4 bits, a scale per group
+  Method grouped_few;  // the same for very few rows, with the same results
   // Writes rows [first, first + count) x outputs [column, column + columns) of y from sums [count][32].
   void (*finish)(const llmc_linear_call& call, const float* sums, int64_t first, int count, int64_t column,
                  int columns);

@@ -38,9 +38,12 @@ Plan make_plan(const llmc_linear_call& call) {
   read_layout(call.matrix, &plan.m);
   const Kernels& table = kernels();
   plan.planes = plan.m.integer() && call.activation_bits != 8 ? 2 : 1;
+  // Where both exist, tiles pay from here on (measured): 4-bit weights must be spread for them first.
+  const bool few = call.rows * plan.planes <= (plan.m.kind == LLMC_MATRIX_INT8 ? 4 : 8);
   plan.method = plan.m.kind == LLMC_MATRIX_FP32   ? &table.fp32
                 : plan.m.kind == LLMC_MATRIX_BF16 ? &table.bf16
                 : !plan.m.grouped()               ? &table.rowwise
+                : few                             ? &table.grouped_few
                                                   : &table.grouped;
   plan.block_rows = plan.planes == 2 ? plan.method->rows_two_planes : plan.method->rows;
   // Passes over the matrix of equal length, each a whole number of blocks.
