@@ -104,6 +104,10 @@ class BoundOps:
         """The stack as the back end computes it in one call; None to go op by op."""
         return None if self._stacker is None else self._stacker.stack(plan)
 
+    def refuse_stacks(self, reason: str) -> None:
+        """Go op by op, because of ``reason``."""
+        self.refused[f"{self._backend}.stack"] = reason
+
     def compute_stacks(self, stacker: StackBackend) -> None:
         """Let ``stacker`` compute whole stacks: it has passed its check."""
         self._stacker = stacker
@@ -239,11 +243,7 @@ def bind_ops(hub: KernelHub, backend: str, device: str, dtype: DTypeName) -> Bou
         ops, providers, refused, packer, backend=backend, facts=_facts(hub, backend, made), warn=hub.warn
     )
     if isinstance(made, StackBackend):
-        reason = _stack_refusal(hub, made, bound, offered, device, dtype)
-        if reason is None:
-            bound.compute_stacks(made)
-        else:
-            bound.refused[f"{backend}.stack"] = reason
+        _judge_stacks(hub, made, bound, offered, device, dtype)
     return bound
 
 
@@ -252,10 +252,10 @@ def bind_ops(hub: KernelHub, backend: str, device: str, dtype: DTypeName) -> Bou
 _STACK_TOLERANCE, _STACK_SPACINGS = 1e-4, 16
 
 
-def _stack_refusal(
+def _judge_stacks(
     hub: KernelHub, stacker: StackBackend, bound: BoundOps, offered: Offered, device: str, dtype: DTypeName
-) -> str | None:
-    """Why layers go op by op, or None."""
+) -> None:
+    """Let the back end compute whole stacks, or say why not. One that declines all small stacks is not asked again."""
     import torch
 
     from llmasos.pipelines.stackcheck import stack_difference
@@ -267,9 +267,12 @@ def _stack_refusal(
     if dtype != "float32":
         allowed = _STACK_SPACINGS * torch.finfo(getattr(torch, dtype)).eps
     difference = stack_difference(stacker.stack, bound.pack, reference, device=device, dtype=dtype)
+    if difference is None:
+        return
     if difference > allowed:
-        return f"differs from the reference by {difference:.3g} (allowed {allowed:.3g})"
-    return None
+        bound.refuse_stacks(f"differs from the reference by {difference:.3g} (allowed {allowed:.3g})")
+    else:
+        bound.compute_stacks(stacker)
 
 
 def prepared_backend(hub: KernelHub, backend: str, device: str, dtype: DTypeName) -> Backend | None:

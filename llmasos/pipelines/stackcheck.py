@@ -36,14 +36,14 @@ def stack_difference(
     *,
     device: str,
     dtype: DTypeName,
-) -> float:
+) -> float | None:
     """Largest absolute difference between stacks that ``build`` makes and the reference ops; keys and values count as well.
 
-    Stacks that it declines are left out. A wrong shape, a NaN or an exception counts as infinite.
+    A wrong shape, a NaN or an exception counts as infinite. None when it declines every stack.
     """
     import torch
 
-    worst = 0.0
+    worst: float | None = None
     for plan in sample_plans(device=device, dtype=dtype):
         try:
             packed = replace(plan.embedding, tokens=pack(cast("Tensor", plan.embedding.tokens), True))
@@ -52,6 +52,7 @@ def stack_difference(
             return float("inf")
         if runner is None:
             continue
+        worst = worst or 0.0
         for given in sample_passes(plan, device=device, dtype=dtype):
             mine = replace(given, keys=_copy(given.keys), values=_copy(given.values))
             with torch.inference_mode():

@@ -258,11 +258,12 @@ class NativeStack:
     def __call__(self, given: StackInput) -> Tensor:
         """The final hidden states [N, D], or [R, D] where rows are wanted. Raises ValueError for a pass that fits no cache."""
         tokens, positions = given.tokens.contiguous(), given.positions.contiguous()
-        wanted = None if given.wanted is None else given.wanted.contiguous()
+        wanted = None if given.wanted is None else torch.cat([given.wanted, given.wanted.new_zeros(1)])
         types = None if given.types is None else given.types.contiguous()
         rows = None if given.rows is None else given.rows.contiguous()
-        count = len(tokens) if wanted is None else len(wanted)
-        out = torch.empty(count, self._width)
+        count = len(tokens) if given.wanted is None else len(given.wanted)
+        # Never without an address, which would mean something else.
+        out = torch.empty(max(count, 1), self._width)
         layout = FilledLayout(given.layout)
         one = PassStruct(
             rows=len(tokens),
@@ -287,7 +288,7 @@ class NativeStack:
         status = self._library.functions.llmc_program_run(self._handle, ctypes.byref(one))
         if status:
             raise ValueError(f"a pass over {len(tokens)} tokens: {self._library.explain(status)}")
-        return out if self._element == torch.float32 else out.to(self._element)
+        return out[:count].to(self._element)
 
 
 def _place(tensor: Tensor | None) -> int | None:

@@ -9,6 +9,7 @@ import torch
 
 from llmasos.api import WEIGHT_OPS, PackedBatch, PackedWeight
 from llmasos.pipelines.binding import bind_ops
+from llmasos.pipelines.load import opened_model
 from llmasos.testing.checkpoints import write_checkpoint
 
 PLUGIN = """
@@ -80,7 +81,10 @@ def backend_plugin(folder: Path, ops: tuple[str, ...] = WEIGHT_OPS, error: str =
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_matrices_are_packed_once_and_give_the_same_numbers(hub, tmp_path: Path, family: str) -> None:
     folder = str(write_checkpoint(tmp_path / "model", family))
-    plain = hub().load_model(folder, device="cpu").model
+    one = hub()
+    with opened_model(one, folder) as opened:
+        ops = bind_ops(one, "llmasos-transformer/reference", "cpu", "float32")
+        plain = opened.architecture.build(opened.checkpoint, ops, dtype="float32", device="cpu")
     model = hub(plugins=[backend_plugin(tmp_path)]).load_model(folder).model
     assert isinstance(model.blocks[0].attention.query.weight, PackedWeight)
     assert not isinstance(model.blocks[0].attention_norm.weight, PackedWeight)

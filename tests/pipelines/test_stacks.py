@@ -9,12 +9,16 @@ import pytest
 import torch
 
 from llmasos.api import OP_NAMES, PackedBatch, StackPlan, TreeTile
+from llmasos.pipelines.binding import bind_ops
+from llmasos.pipelines.load import opened_model
 from llmasos.pipelines.stackcheck import reference_stack, sample_passes, sample_plans, stack_difference
 from llmasos.testing.checkpoints import write_checkpoint
 
 PLUGIN = """
 from dataclasses import fields, replace
 from llmasos.api import BackendDef, hookimpl
+from llmasos.pipelines.binding import bind_ops
+from llmasos.pipelines.load import opened_model
 from llmasos.pipelines.stackcheck import reference_stack
 from llmasos_transformer import ops
 
@@ -85,10 +89,17 @@ def passes(model) -> list[torch.Tensor]:
     return [*found, model.hidden(batch, path)]
 
 
+def reference_model(hub, folder: str):
+    one = hub()
+    with opened_model(one, folder) as opened:
+        ops = bind_ops(one, "llmasos-transformer/reference", "cpu", "float32")
+        return opened.architecture.build(opened.checkpoint, ops, dtype="float32", device="cpu")
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_layers_in_one_call_give_what_block_by_block_gives(hub, tmp_path: Path, family: str) -> None:
     folder = str(write_checkpoint(tmp_path / "model", family))
-    plain = hub().load_model(folder, device="cpu").model
+    plain = reference_model(hub, folder)
     assert plain.runner is None
     loaded = hub(plugins=[backend_plugin(tmp_path)]).load_model(folder)
     assert loaded.facts["ops"]["stack"] == "whole-backend/whole.stack"
@@ -124,6 +135,8 @@ def test_a_back_end_may_decline_a_stack(hub, tmp_path: Path) -> None:
     folder = str(write_checkpoint(tmp_path / "model", "llama"))
     loaded = hub(plugins=[backend_plugin(tmp_path, stack="return None")]).load_model(folder)
     assert loaded.model.runner is None
+    assert "stack" not in loaded.facts["ops"]
+    assert loaded.facts["ops_refused"] == {}
 
 
 @pytest.fixture
