@@ -82,8 +82,8 @@ class StackPlan:
     layers: int
     norm_first: bool
     gated: bool
-    #: Whether any matrix of the layers has a bias.
-    biased: bool
+    #: Whether the matrices of the feed-forward parts have biases.
+    feed_forward_bias: bool
     #: As in ``Ops.activation``.
     activation: str
     query_heads: int

@@ -174,7 +174,7 @@ def sample_plans(*, device: str, dtype: DTypeName) -> Iterator[StackPlan]:
             layers=_LAYERS,
             norm_first=first,
             gated=gated,
-            biased=biased,
+            feed_forward_bias=biased,
             activation=activation,
             query_heads=4,
             key_heads=key_heads,

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from llmasos.api import AttentionLayout, MissingDependency, UsageError
-from llmasos_cpu.library import ACTIVATIONS, Absence, library
+from llmasos_cpu.library import Absence, library
 from llmasos_cpu.matrices import ELEMENTS, rows_contiguous
 from llmasos_cpu.structures import (
+    ACTIVATIONS,
+    NORMS,
     ActivationStruct,
     FilledLayout,
     NormStruct,
@@ -29,25 +31,16 @@ if isinstance(_found, Absence):
         f"the native library is not used: {_found.detail}", hint="install a wheel for this machine"
     )
 _LIBRARY = _found
-_RMS, _LAYER = 0, 1
-#: Names of ``Ops.activation`` in the library's numbering.
-KINDS = {
-    "gelu": ACTIVATIONS["gelu"],
-    "gelu_new": ACTIVATIONS["gelu_tanh"],
-    "relu": ACTIVATIONS["relu"],
-    "silu": ACTIVATIONS["silu"],
-    "tanh": ACTIVATIONS["tanh"],
-}
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x [N, I] / rms(x) * weight [I]; statistics in fp32 (Zhang & Sennrich 2019)."""
-    return _norm(x, weight, None, eps, _RMS)
+    return _norm(x, weight, None, eps, NORMS["rms"])
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
     """x [N, I] normalised over I, times weight [I] plus bias [I] (Ba et al. 2016)."""
-    return _norm(x, weight, bias, eps, _LAYER)
+    return _norm(x, weight, bias, eps, NORMS["layer"])
 
 
 def _norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, kind: int) -> Tensor:
@@ -118,8 +111,8 @@ def gated_activation(gate: Tensor, up: Tensor, kind: str) -> Tensor:
 
 
 def _activate(x: Tensor, up: Tensor | None, kind: str) -> Tensor:
-    if kind not in KINDS:
-        raise UsageError(f"unknown activation {kind!r}", hint=f"known: {', '.join(sorted(KINDS))}")
+    if kind not in ACTIVATIONS:
+        raise UsageError(f"unknown activation {kind!r}", hint=f"known: {', '.join(sorted(ACTIVATIONS))}")
     x = rows_contiguous(x)
     factor = None if up is None else rows_contiguous(up)
     out = torch.empty(x.shape, dtype=x.dtype)
@@ -133,7 +126,7 @@ def _activate(x: Tensor, up: Tensor | None, kind: str) -> Tensor:
         x_stride=x.stride(0),
         up_stride=0 if factor is None else factor.stride(0),
         type=ELEMENTS[x.dtype],
-        activation=KINDS[kind],
+        activation=ACTIVATIONS[kind],
     )
     _run(_LIBRARY.functions.llmc_activation, ctypes.byref(call))
     return out

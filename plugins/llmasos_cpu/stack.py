@@ -5,31 +5,21 @@ Letters: N packed tokens, R wanted rows, D model width, F feed-forward width, Hq
 
 from __future__ import annotations
 
-import ctypes
-import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from llmasos.api import BlockPlan, LinearPlan, NormPlan, StackInput, StackPlan, WeightsError
-from llmasos_cpu.library import ACTIVATIONS, Library
+from llmasos.api import BlockPlan, LinearPlan, NormPlan, StackInput, StackPlan
+from llmasos_cpu.library import Library
 from llmasos_cpu.matrices import ELEMENTS, NativeMatrix, pack
-from llmasos_cpu.structures import BufferStruct, FilledLayout, PassStruct, StepStruct
+from llmasos_cpu.program import Cache, Program
+from llmasos_cpu.structures import ACTIVATIONS, NORMS, BufferStruct, StepStruct
 
 #: Kinds of steps, see ``native/llmasos_cpu.h``.
 _EMBED, _NORM, _LINEAR, _GATED, _ANGLES, _STORE, _ATTENTION, _GATHER = range(8)
 _PACKED = 16
-_NORMS = {"rms": 0, "layer": 1}
-#: Names of ``Ops.activation`` in the library's numbering.
-ACTIVATION_KINDS = {
-    "gelu": ACTIVATIONS["gelu"],
-    "gelu_new": ACTIVATIONS["gelu_tanh"],
-    "relu": ACTIVATIONS["relu"],
-    "silu": ACTIVATIONS["silu"],
-    "tanh": ACTIVATIONS["tanh"],
-}
 #: Outputs of a panel: gates and what they multiply alternate in so many rows.
 _PANEL = 32
 
@@ -42,8 +32,8 @@ _OUT = 2 * _WANTED
 def takes(plan: StackPlan) -> bool:
     """Whether a program can compute this stack."""
     return (
-        plan.activation in ACTIVATION_KINDS
-        and not (plan.gated and plan.biased)
+        plan.activation in ACTIVATIONS
+        and not (plan.gated and plan.feed_forward_bias)
         and (plan.frequencies is None or 2 * len(plan.frequencies) <= plan.head_width)
         and isinstance(plan.embedding.tokens, Tensor | NativeMatrix)
     )
@@ -75,7 +65,7 @@ class _Steps:
             _NORM,
             source,
             target,
-            kind=_NORMS[one.kind],
+            kind=NORMS[one.kind],
             second_type=ELEMENTS[weight.dtype],
             weight=self.address(weight),
             bias=self.address(one.bias),
@@ -140,7 +130,9 @@ def compile_stack(library: Library, plan: StackPlan, kind: str) -> NativeStack:
     buffers = [BufferStruct(width=size) for size in widths]
     buffers += [BufferStruct(width=size, wanted=1) for size in widths]
     buffers.append(BufferStruct(width=width, wanted=1, external=1))
-    return NativeStack(made, buffers, plan)
+    tokens = plan.embedding.tokens
+    element = tokens.element if isinstance(tokens, NativeMatrix) else getattr(tokens, "dtype", torch.float32)
+    return NativeStack(made, buffers, element)
 
 
 def _embed(made: _Steps, plan: StackPlan) -> int:
@@ -203,7 +195,7 @@ def _block(made: _Steps, plan: StackPlan, block: BlockPlan, layer: int) -> None:
         made.add(_GATHER, _MIXED, _MIXED + _WANTED)
         at = _WANTED
     x, h, total = _X + at, _H + at, _SUM + at
-    activation = ACTIVATION_KINDS[plan.activation]
+    activation = ACTIVATIONS[plan.activation]
     if first:
         made.product([block.output], _MIXED + at, x, residual=x)
         made.norm(block.feed_forward_norm, x, h)
@@ -230,66 +222,29 @@ def _block(made: _Steps, plan: StackPlan, block: BlockPlan, layer: int) -> None:
 class NativeStack:
     """A ``StackRunner``. Its matrices are its own; a pass takes as many threads as torch has."""
 
-    def __init__(self, made: _Steps, buffers: Sequence[BufferStruct], plan: StackPlan) -> None:
+    def __init__(self, made: _Steps, buffers: Sequence[BufferStruct], element: torch.dtype) -> None:
         self._library = made.library
-        self._kept = made.kept
-        self._layers = plan.layers
-        self._width = int(buffers[_X].width)
-        tokens = plan.embedding.tokens
-        self._element = getattr(tokens, "element", None) or getattr(tokens, "dtype", torch.float32)
-        functions = made.library.functions
-        handle = ctypes.c_void_p()
-        steps = (StepStruct * len(made.steps))(*made.steps)
-        listed = (BufferStruct * len(buffers))(*buffers)
-        status = functions.llmc_program_new(steps, len(steps), listed, len(listed), ctypes.byref(handle))
-        if status:
-            raise WeightsError(f"these layers cannot be computed natively: {self._library.explain(status)}")
-        self._handle = handle
-        weakref.finalize(self, functions.llmc_program_free, handle)
+        self._matrices = [one for one in made.kept if isinstance(one, NativeMatrix)]
+        self._element = element
+        self._program = Program(made.library.functions, made.steps, buffers, made.kept)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its matrices."""
-        return sum(one.nbytes for one in self._matrices())
-
-    def _matrices(self) -> Iterator[NativeMatrix]:
-        return (one for one in self._kept if isinstance(one, NativeMatrix))
+        """Bytes of its matrices, a token table that the vocabulary's head shares among them."""
+        return sum(one.nbytes for one in self._matrices)
 
     def __call__(self, given: StackInput) -> Tensor:
-        """The final hidden states [N, D], or [R, D] where rows are wanted. Raises ValueError for a pass that fits no cache."""
-        tokens, positions = given.tokens.contiguous(), given.positions.contiguous()
-        wanted = None if given.wanted is None else torch.cat([given.wanted, given.wanted.new_zeros(1)])
-        types = None if given.types is None else given.types.contiguous()
-        rows = None if given.rows is None else given.rows.contiguous()
-        count = len(tokens) if given.wanted is None else len(given.wanted)
-        # Never without an address, which would mean something else.
-        out = torch.empty(max(count, 1), self._width)
-        layout = FilledLayout(given.layout)
-        one = PassStruct(
-            rows=len(tokens),
-            tokens=tokens.data_ptr(),
-            positions=positions.data_ptr(),
-            types=_place(types),
-            layout=ctypes.addressof(layout.struct),
-            wanted=_place(wanted),
-            wanted_count=count,
-            output=out.data_ptr(),
-            output_stride=self._width,
-        )
-        if given.keys is not None and given.values is not None:
-            keys = given.keys
-            if not (keys.is_contiguous() and given.values.is_contiguous()):
-                raise ValueError("the slabs of a cache must be contiguous")
-            one.keys, one.values = keys.data_ptr(), given.values.data_ptr()
-            one.cache_rows, one.cache_count = _place(rows), keys.shape[1]
-            one.layer_stride, one.layers = keys.stride(0), keys.shape[0]
-            one.cache_type = ELEMENTS[keys.dtype]
+        """The final hidden states [N, D], or [R, D] where rows are wanted. Raises EvaluationError for a pass that does not fit."""
+        cache = None
+        if given.keys is not None and given.values is not None and given.rows is not None:
+            cache = Cache(given.keys.flatten(2), given.values.flatten(2), given.rows.contiguous())
         self._library.use_threads(torch.get_num_threads())
-        status = self._library.functions.llmc_program_run(self._handle, ctypes.byref(one))
-        if status:
-            raise ValueError(f"a pass over {len(tokens)} tokens: {self._library.explain(status)}")
-        return out[:count].to(self._element)
-
-
-def _place(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+        found = self._program.run(
+            given.tokens.contiguous(),
+            given.positions.contiguous(),
+            given.layout,
+            types=None if given.types is None else given.types.contiguous(),
+            cache=cache,
+            wanted=None if given.wanted is None else given.wanted.contiguous(),
+        )
+        return found.to(self._element)

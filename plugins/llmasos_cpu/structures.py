@@ -264,10 +264,4 @@ class PassStruct(ctypes.Structure):
         ("wanted_count", ctypes.c_int64),
         ("output", ctypes.c_void_p),
         ("output_stride", ctypes.c_int64),
-        ("targets", ctypes.c_void_p),
-        ("target_rows", ctypes.c_void_p),
-        ("logprobs", ctypes.c_void_p),
-        ("sums", ctypes.c_void_p),
-        ("best", ctypes.c_void_p),
-        ("target_count", ctypes.c_int64),
     )

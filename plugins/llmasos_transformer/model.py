@@ -6,6 +6,7 @@ Shapes: N packed tokens, M chosen rows, B sequences, T padded length, D model wi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -142,21 +143,21 @@ class Stack(nn.Module):
             x = block(x, shared)
         return x if self.final_norm is None else self.final_norm(x)
 
-    def settle(self) -> None:
-        """All weights are in place: let the back end take the layers whole, or lay out their matrices one by one."""
+    def plan(self) -> StackPlan:
+        """The stack as a back end takes it that computes whole ones, while the matrices of the layers are still here."""
         spec, embeddings = self.spec, self.embeddings
-        plan = StackPlan(
+        return StackPlan(
             embedding=EmbeddingPlan(
                 tokens=embeddings.tokens,
                 positions=embeddings.positions,
                 types=embeddings.types,
                 norm=None if embeddings.norm is None else embeddings.norm.plan(),
             ),
-            blocks=self._handed_over(),
+            blocks=tuple(block.plan() for block in self._layers()),
             layers=spec.layers,
             norm_first=spec.norm_at == "pre",
             gated=spec.gated,
-            biased=spec.attention_bias or spec.feed_forward_bias,
+            feed_forward_bias=spec.feed_forward_bias,
             activation=spec.activation,
             query_heads=spec.query_heads,
             key_heads=spec.key_heads,
@@ -164,7 +165,10 @@ class Stack(nn.Module):
             frequencies=self.frequencies,
             final_norm=None if self.final_norm is None else self.final_norm.plan(),
         )
-        self.runner = self.ops.stack(plan)
+
+    def settle(self) -> None:
+        """All weights are in place: let the back end take the layers whole, or lay out their matrices one by one."""
+        self.runner = self.ops.stack(replace(self.plan(), blocks=self._handed_over()))
         if self.runner is None:
             for block in self._layers():
                 for linear in block.linears():

@@ -19,6 +19,7 @@ from llmasos.testing.conformance.corpus import TEXTS
 from llmasos.testing.conformance.plugin import PluginSubject
 
 BUILTINS = (
+    "llmasos-cpu",
     "llmasos-data",
     "llmasos-evals",
     "llmasos-lmeval",

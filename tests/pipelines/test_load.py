@@ -72,7 +72,7 @@ def test_loads_a_directory_and_says_what_it_used(hub, tmp_path: Path, family: st
     loaded = hub().load_model(str(folder))
     assert loaded.facts["architecture"] == f"llmasos-transformer/{family}"
     assert loaded.facts["loader"] == "llmasos-transformer/safetensors"
-    assert loaded.facts["backend"] == "llmasos-transformer/reference"
+    assert loaded.facts["backend"] == "llmasos-cpu/cpu"
     assert loaded.facts["parameters"] == loaded.model.num_parameters()
     assert len(loaded.facts["files"]["model.safetensors"]) == 64
 
@@ -204,7 +204,7 @@ def test_a_back_end_that_cannot_say_its_devices_is_left_out(hub, tmp_path: Path,
     loaded = hub(plugins=[package], warn=warnings.append).load_model(
         str(write_checkpoint(tmp_path / "model", "llama"))
     )
-    assert loaded.facts["backend"] == "llmasos-transformer/reference"
+    assert loaded.facts["backend"] == "llmasos-cpu/cpu"
     assert (
         [text for text in warnings if "acme-backend/acme" in text and text.endswith("driver")]
         == warnings

@@ -265,9 +265,7 @@ enum {
    * or those in the cache, by the layout of the pass, with `window`; number: scale of the scores; extra: ALiBi slopes. */
   LLMC_STEP_ATTENTION = 6,
   /* out [R] = rows of in [N] named by pass.wanted. */
-  LLMC_STEP_GATHER = 7,
-  /* Scores of in [R or N] times a packed matrix, reduced as the pass asks; see llmc_head_call. bias fp32 or null. */
-  LLMC_STEP_HEAD = 8
+  LLMC_STEP_GATHER = 7
 };
 
 enum { LLMC_PACKED = 16 };
@@ -287,8 +285,8 @@ typedef struct {
 } llmc_step;
 
 /* One pass. Keys of layer l are at keys + l * layer_stride, [cache_count, key_heads, width] of cache_type; keys null: no cache,
- * the layout is over the rows of the pass. positions, types, wanted (null: all rows), targets, target_rows, logprobs, sums,
- * best, output: null where no step needs them. */
+ * the layout is over the rows of the pass. positions, types, wanted (null: all rows), output: null where
+ * no step needs them. */
 typedef struct {
   int64_t rows;
   const int64_t* tokens;
@@ -304,12 +302,6 @@ typedef struct {
   int64_t wanted_count;
   float* output;
   int64_t output_stride;
-  const int64_t* targets;
-  const int64_t* target_rows;
-  float* logprobs;
-  float* sums;
-  int64_t* best;
-  int64_t target_count;
 } llmc_pass;
 
 typedef struct llmc_program llmc_program;
@@ -320,7 +312,7 @@ LLMC_API int32_t llmc_program_new(const llmc_step* steps, int32_t step_count, co
 LLMC_API void llmc_program_free(llmc_program* program);
 /* Runs one pass. Several threads may run the same program at a time. */
 LLMC_API int32_t llmc_program_run(const llmc_program* program, const llmc_pass* pass);
-/* Adds to nanoseconds[0..8] what the calling thread spends in each kind of step, waiting included, from now on; null: no more. */
+/* Adds to nanoseconds[0..7] what the calling thread spends in each kind of step, waiting included, from now on; null: no more. */
 LLMC_API void llmc_program_profile(double* nanoseconds);
 
 #ifdef __cplusplus

@@ -10,7 +10,6 @@
 #include <time.h>
 
 #include "attention.h"
-#include "head.h"
 #include "linear.h"
 #include "matrix.h"
 #include "pointwise.h"
@@ -24,7 +23,7 @@ constexpr int kMostBuffers = 62;
 constexpr int32_t kMostSteps = 1 << 20;
 constexpr uint64_t kCache = uint64_t{1} << 62;  // the cache, as a buffer of its own
 constexpr int64_t kFewRows = 64, kFewNumbers = 8192;
-constexpr int kKinds = LLMC_STEP_HEAD + 1;
+constexpr int kKinds = LLMC_STEP_GATHER + 1;
 
 thread_local double* profile = nullptr;
 
@@ -94,7 +93,6 @@ struct Running {
   const AttentionPlan* plan;
   Rows rows;
   void* linear;  // working memory of products, shared
-  void* head;
   int64_t own_bytes;  // of one thread: buffers, then working memory
   int32_t status;
 };
@@ -124,23 +122,6 @@ llmc_linear_call linear_call(const llmc_program& p, const llmc_pass& pass, const
     call.residual = rows.data[s.other];
     call.residual_stride = rows.stride[s.other];
   }
-  return call;
-}
-
-llmc_head_call head_call(const llmc_program& p, const llmc_pass& pass, const llmc_step& s, const Rows& rows) {
-  llmc_head_call call{};
-  call.matrix = s.weight;
-  call.bias = static_cast<const float*>(s.bias);
-  call.x = rows.data[s.in];
-  call.x_stride = rows.stride[s.in];
-  call.rows = row_count(p, pass, s.in);
-  call.targets = pass.targets;
-  call.target_rows = pass.target_rows;
-  call.target_count = pass.target_count;
-  call.logprobs = pass.logprobs;
-  call.sums = pass.sums;
-  call.best = pass.best;
-  call.activation_bits = s.activation_bits;
   return call;
 }
 
@@ -310,8 +291,7 @@ Touch touch_of(const llmc_step& s, const llmc_pass& pass, const Rows& rows) {
     case LLMC_STEP_GATED: return {0, in, 0, out, true};
     case LLMC_STEP_STORE: return {in | other, 0, in | cache, 0, false};
     case LLMC_STEP_ATTENTION: return {0, in | cache, 0, out, true};
-    case LLMC_STEP_GATHER: return {0, in, out, 0, false};
-    default: return {0, in, 0, 0, true};
+    default: return {0, in, out, 0, false};
   }
 }
 
@@ -367,8 +347,7 @@ void walk(Team& team, Running& run) {
         if (!attention_step(team, *run.plan, attention_call(pass, s, rows)))
           __atomic_store_n(&run.status, static_cast<int32_t>(LLMC_NO_MEMORY), __ATOMIC_RELAXED);
         break;
-      case LLMC_STEP_GATHER: gather(team, p, pass, s, rows); break;
-      default: run_head(team, head_call(p, pass, s, rows), run.head); break;
+      default: gather(team, p, pass, s, rows); break;
     }
     if (times) {
       const double ended = now();
@@ -401,7 +380,7 @@ int32_t check_heads(const llmc_program& p, const llmc_step& s) {
 int32_t check_step(const llmc_program& p, const llmc_step& s, uint64_t written) {
   const auto known = [&](int32_t b) { return b >= 0 && b < p.buffer_count; };
   const bool reads = s.op != LLMC_STEP_EMBED && s.op != LLMC_STEP_ANGLES;
-  const bool writes = s.op != LLMC_STEP_STORE && s.op != LLMC_STEP_HEAD;
+  const bool writes = s.op != LLMC_STEP_STORE;
   if (s.op < 0 || s.op >= kKinds) return LLMC_BAD_ARGUMENT;
   if (reads && (!known(s.in) || !(written & bit(s.in)))) return LLMC_BAD_ARGUMENT;
   if (writes && (!known(s.out) || (reads && s.in == s.out))) return LLMC_BAD_ARGUMENT;
@@ -463,8 +442,7 @@ int32_t check_step(const llmc_program& p, const llmc_step& s, uint64_t written) 
                  ? LLMC_OK
                  : LLMC_UNSUPPORTED;
     }
-    case LLMC_STEP_GATHER: return in.width == out.width && !in.wanted && out.wanted ? LLMC_OK : LLMC_BAD_SHAPE;
-    default: return check_matrix(s.weight, in.width, 0);
+    default: return in.width == out.width && !in.wanted && out.wanted ? LLMC_OK : LLMC_BAD_SHAPE;
   }
 }
 
@@ -476,7 +454,7 @@ bool inside(const int64_t* values, int64_t count, int64_t limit) {
 }
 
 int32_t check_pass(const llmc_program& p, const llmc_pass& pass) {
-  if (pass.rows < 0 || pass.rows > INT32_MAX || pass.wanted_count < 0 || pass.target_count < 0) return LLMC_BAD_ARGUMENT;
+  if (pass.rows < 0 || pass.rows > INT32_MAX || pass.wanted_count < 0) return LLMC_BAD_ARGUMENT;
   if (!is_type(pass.cache_type) || (pass.keys && !pass.values)) return LLMC_BAD_ARGUMENT;
   if (pass.wanted && !inside(pass.wanted, pass.wanted_count, pass.rows)) return LLMC_BAD_SHAPE;
   if (p.any_external && !pass.output && (pass.wanted ? pass.wanted_count : pass.rows) > 0) return LLMC_BAD_ARGUMENT;
@@ -529,7 +507,7 @@ int32_t prepare(const llmc_program& p, const llmc_pass& pass, Running* run) {
   Rows asked = run->rows;
   for (int32_t b = 0; b < p.buffer_count; ++b)
     if (!p.buffers[b].external) asked.data[b] = nothing;
-  int64_t linear = 0, linear_own = 0, head = 0;
+  int64_t linear = 0, linear_own = 0;
   for (int32_t i = 0; i < p.step_count; ++i) {
     const llmc_step& s = p.steps[i];
     if (s.op == LLMC_STEP_LINEAR || s.op == LLMC_STEP_GATED) {
@@ -538,15 +516,10 @@ int32_t prepare(const llmc_program& p, const llmc_pass& pass, Running* run) {
       if (status != LLMC_OK) return status;
       int64_t& needed = few(call.rows, p.buffers[s.in].width) ? linear_own : linear;
       needed = most(needed, static_cast<int64_t>(linear_scratch(call)));
-    } else if (s.op == LLMC_STEP_HEAD) {
-      const llmc_head_call call = head_call(p, pass, s, asked);
-      const int32_t status = check_head(call);
-      if (status != LLMC_OK) return status;
-      head = most(head, static_cast<int64_t>(head_scratch(call)));
     }
   }
   char* memory = static_cast<char*>(
-      thread_scratch(kProgramScratch, static_cast<size_t>(bytes + round64(linear) + round64(head) + 64)));
+      thread_scratch(kProgramScratch, static_cast<size_t>(bytes + round64(linear) + 64)));
   if (!memory) return LLMC_NO_MEMORY;
   for (int32_t b = 0; b < p.buffer_count; ++b) {
     if (p.buffers[b].external || (run->rows.own & bit(b))) continue;
@@ -554,7 +527,6 @@ int32_t prepare(const llmc_program& p, const llmc_pass& pass, Running* run) {
     memory += round64(row_count(p, pass, b) * run->rows.stride[b] * 4);
   }
   run->linear = memory;
-  run->head = memory + round64(linear);
   run->own_bytes = own + round64(linear_own);
   if (p.attention < 0) return LLMC_OK;
   const llmc_step& s = p.steps[p.attention];
@@ -598,17 +570,17 @@ int32_t llmc_program_new(const llmc_step* steps, int32_t step_count, const llmc_
     const llmc_step& s = p->steps[i];
     status = check_step(*p, s, written);
     if (status != LLMC_OK) break;
-    const bool product = s.op == LLMC_STEP_LINEAR || s.op == LLMC_STEP_GATED || s.op == LLMC_STEP_HEAD;
+    const bool product = s.op == LLMC_STEP_LINEAR || s.op == LLMC_STEP_GATED;
     if (s.op == LLMC_STEP_ATTENTION && p->attention < 0) p->attention = i;
     if (s.op == LLMC_STEP_STORE || s.op == LLMC_STEP_ATTENTION) p->layers = s.layer + 1 > p->layers ? s.layer + 1 : p->layers;
     if (s.op == LLMC_STEP_NORM) {
       normed |= bit(s.out);
-    } else if (s.op != LLMC_STEP_STORE && s.op != LLMC_STEP_HEAD) {
+    } else if (s.op != LLMC_STEP_STORE) {
       others |= bit(s.out);
     }
     if (!product && s.op != LLMC_STEP_EMBED && s.op != LLMC_STEP_ANGLES) others |= bit(s.in);
     others |= bit(s.other);
-    if (s.op != LLMC_STEP_STORE && s.op != LLMC_STEP_HEAD) written |= bit(s.out);
+    if (s.op != LLMC_STEP_STORE) written |= bit(s.out);
   }
   for (int32_t b = 0; b < buffer_count; ++b)
     if (buffers[b].external) others |= bit(b);
