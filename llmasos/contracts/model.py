@@ -161,6 +161,17 @@ class KVCache(Protocol):
         """Forget all but the first ``length`` tokens of a slot; False, and nothing changed, for a state that cannot go back."""
 
 
+@runtime_checkable
+class SharingCache(KVCache, Protocol):
+    """A ``KVCache`` whose slots can begin with tokens that another slot holds, kept once. Optional."""
+
+    def share(self, source: int, target: int, length: int) -> None:
+        """Make ``target`` hold the first ``length`` tokens of ``source``, which shares none itself, without a copy.
+
+        They stay the source's: it must keep them until ``target`` is reset. What ``target`` holds beyond is its own.
+        """
+
+
 class PathCache(Protocol):
     """Keys and values of the tokens on one path through a tree, preallocated to ``capacity`` tokens.
 

@@ -24,7 +24,7 @@ from llmasos.contracts.model import (
 from llmasos.contracts.tokenizer import Tokenizer
 from llmasos.errors import UsageError
 from llmasos.pipelines import sampling
-from llmasos.pipelines.prefixes import SlotContents
+from llmasos.pipelines.prefixes import SlotContents, worth_sharing
 from llmasos.pipelines.text_stream import TextStream
 
 if TYPE_CHECKING:
@@ -163,9 +163,13 @@ def _run(
         return
     slots = min(batch_size, len(waiting))
     # the last token generated is never fed back
-    cache = loaded.model.new_cache(slots, max(len(row.prompt) + row.room - 1 for row in waiting))
+    capacity = max(len(row.prompt) + row.room - 1 for row in waiting)
+    # One more for what prompts begin with in common.
+    shared = share_prefixes and slots > 1 and worth_sharing([row.prompt for row in waiting])
+    spare = slots if shared else None
+    cache = loaded.model.new_cache(slots if spare is None else slots + 1, capacity)
     free = list(range(slots))
-    contents = SlotContents(cache, slots) if share_prefixes else None
+    contents = SlotContents(cache, slots, spare) if share_prefixes else None
     repeats = _Repeats(slots, loaded.model, params.repetition_penalty)
     running: list[_Row] = []
     while waiting or running:
@@ -191,6 +195,8 @@ def _run(
             if chunk.done is not None:
                 running.remove(row)
                 free.append(row.slot)
+                if contents is not None:
+                    contents.end(row.slot)
             yield chunk
 
 

@@ -134,6 +134,10 @@ class ScriptedCache:
         """Make ``target`` hold what ``source`` holds."""
         self.held[target], self.lengths[target] = list(self.held[source]), self.lengths[source]
 
+    def share(self, source: int, target: int, length: int) -> None:
+        """Make ``target`` hold the first ``length`` tokens of ``source``."""
+        self.held[target], self.lengths[target] = self.held[source][:length], length
+
     def rewind(self, slot: int, length: int) -> bool:
         """Forget all but the first ``length`` tokens of a slot."""
         self.held[slot], self.lengths[slot] = self.held[slot][:length], length

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from llmasos.api import UsageError
+from llmasos.api import AttentionLayout, UsageError
 
 
 class SlabCache:
     """A ``KVCache``: for each layer one slab of keys and one of values, [slots, capacity, Hk, E].
 
-    A sequence keeps its slot for life, so its keys are always one contiguous range and attention reads them in place.
+    A sequence keeps its slot for life, so its keys are one contiguous range and attention reads them in place; or two, when it
+    begins with tokens of another slot.
     """
 
     def __init__(
@@ -34,6 +36,8 @@ class SlabCache:
         self.slots = slots
         self.capacity = capacity
         self.lengths: list[int] = [0] * slots
+        #: The slot whose first tokens a slot begins with, and how many. Its own rows begin with the token after these.
+        self._shared: list[tuple[int, int]] = [(0, 0)] * slots
         shape = (layers, slots, capacity, heads, width)
         # Not cleared: the operating system only hands out pages that are written.
         self.keys = torch.empty(shape, dtype=dtype, device=device)
@@ -42,18 +46,32 @@ class SlabCache:
     def reset(self, slot: int) -> None:
         """Forget a slot."""
         self.lengths[slot] = 0
+        self._shared[slot] = (0, 0)
 
     def copy(self, source: int, target: int) -> None:
         """Make ``target`` hold what ``source`` holds."""
-        length = self.lengths[source]
+        own = self.lengths[source] - self._shared[source][1]
         if source != target:
-            self.keys[:, target, :length] = self.keys[:, source, :length]
-            self.values[:, target, :length] = self.values[:, source, :length]
+            self.keys[:, target, :own] = self.keys[:, source, :own]
+            self.values[:, target, :own] = self.values[:, source, :own]
+        self.lengths[target] = self.lengths[source]
+        self._shared[target] = self._shared[source]
+
+    def share(self, source: int, target: int, length: int) -> None:
+        """Make ``target`` hold the first ``length`` tokens of ``source``, which stay there, and none of its own.
+
+        Raises UsageError for tokens that the source has not, or shares itself.
+        """
+        if source == target or self._shared[source][1] or length > self.lengths[source]:
+            raise UsageError(f"slot {target} cannot share {length} tokens of slot {source}")
         self.lengths[target] = length
+        self._shared[target] = (source, length)
 
     def rewind(self, slot: int, length: int) -> bool:
         """Forget all but the first ``length`` tokens of a slot, of which it holds at least as many."""
+        source, shared = self._shared[slot]
         self.lengths[slot] = min(length, self.lengths[slot])
+        self._shared[slot] = (source, min(shared, self.lengths[slot]))
         return True
 
     def past(self, slots: Sequence[int]) -> list[int]:
@@ -77,14 +95,31 @@ class SlabCache:
         """
         pieces = []
         for slot, length, count in zip(slots, self.past(slots), counts, strict=True):
-            if length + count > self.capacity:
+            own = length - self._shared[slot][1]
+            if own + count > self.capacity:
                 raise UsageError(
                     f"{count} new tokens after {length} do not fit a cache of {self.capacity} tokens a sequence",
                     hint="make the cache larger or the sequence shorter",
                 )
-            begin = slot * self.capacity + length
+            begin = slot * self.capacity + own
             pieces.append(torch.arange(begin, begin + count))
         return torch.cat(pieces).to(self.keys.device)
+
+    def layout(self, slots: Sequence[int], starts: tuple[int, ...], *, causal: bool) -> AttentionLayout:
+        """Where the keys of a pass lie in a flattened slab, its new tokens of ``slots[b]`` among them."""
+        counts = [end - start for start, end in pairwise(starts)]
+        begins = [slot * self.capacity for slot in slots]
+        if not any(self._shared[slot][1] for slot in slots):
+            lengths = tuple(self.lengths[slot] + count for slot, count in zip(slots, counts, strict=True))
+            return AttentionLayout(starts, tuple(begins), causal, k_lengths=lengths)
+        spans, news = [], []
+        for slot, begin in zip(slots, begins, strict=True):
+            source, shared = self._shared[slot]
+            new = begin + self.lengths[slot] - shared
+            first = source * self.capacity
+            spans.append(((first, first + shared), (begin, new)))
+            news.append(new)
+        return AttentionLayout(starts, tuple(news), True, before=tuple(spans), visible=(None,) * len(counts))
 
     def slabs(self) -> tuple[Tensor, Tensor]:
         """Flattened slabs of keys and values of all layers, views: [layers, slots * capacity, Hk, E] each."""

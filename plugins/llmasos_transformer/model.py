@@ -119,12 +119,7 @@ class Stack(nn.Module):
             )
         elif isinstance(slabs, SlabCache) and batch.slots is not None:
             rows = slabs.rows(batch.slots, counts)
-            layout = AttentionLayout(
-                q_starts=batch.starts,
-                k_starts=tuple(slot * slabs.capacity for slot in batch.slots),
-                k_lengths=tuple(slabs.lengths[s] + n for s, n in zip(batch.slots, counts, strict=True)),
-                causal=causal,
-            )
+            layout = slabs.layout(batch.slots, batch.starts, causal=causal)
         wanted = None if batch.tree is None else batch.tree.wanted
         shared = Pass(layout=layout, cos=cos, sin=sin, cache=slabs, cache_rows=rows, wanted=wanted)
         if self.runner is not None:

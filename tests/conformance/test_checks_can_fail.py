@@ -340,6 +340,18 @@ class LengthOnlyCache(ScriptedCache):
         return True
 
 
+class OverlappingCache(ScriptedCache):
+    def share(self, source: int, target: int, length: int) -> None:
+        self.held[target], self.lengths[target] = self.held[source], length
+
+
+class SharesMoreThanAsked(ScriptedModel):
+    """What another slot holds beyond the shared tokens is seen, too."""
+
+    def new_cache(self, slots: int, capacity: int) -> ScriptedCache:
+        return OverlappingCache(slots, capacity)
+
+
 class RewindsTheCountOnly(ScriptedModel):
     """rewind changes the number and keeps the tokens."""
 
@@ -485,6 +497,7 @@ MODELS: list[tuple[Callable[..., Any], str]] = [
     (CountsTwice, "model.cache_is_no_cache"),
     (CrossesBorders, "model.batch_is_single"),
     (AliasesSlots, "model.cache_copy"),
+    (SharesMoreThanAsked, "model.cache_share"),
     (RewindsTheCountOnly, "model.cache_rewind"),
     (TreeWithoutMask, "model.tree"),
     (TreeKeepsTheWrongRows, "model.tree"),

@@ -267,3 +267,73 @@ def test_a_cache_that_cannot_go_back_is_filled_again():
     model, params = Recurrent(), SamplingParams(max_new_tokens=3)
     assert complete(loaded(model), ALIKE, params, batch_size=2) == complete(loaded(), ALIKE, params)
     assert sum(model.passes) > sum(map(len, ALIKE))
+
+
+LONG = "y" * 90
+FEW_SHOT = [f"{LONG}{end}" for end in ("ab", "ac", "d", "ae", "f", "")]
+OTHERS = [f"{'z' * 80}{end}" for end in "abcd"]
+
+
+class Watched(ScriptedCache):
+    """Keeps what was shared and copied, and refuses to change tokens that others begin with."""
+
+    def __init__(self, slots: int, capacity: int) -> None:
+        super().__init__(slots, capacity)
+        self.sharing: dict[int, tuple[int, int]] = {}
+        self.shared: list[int] = []
+        self.copied: list[int] = []
+
+    def reset(self, slot):
+        self.sharing.pop(slot, None)
+        super().reset(slot)
+
+    def share(self, source, target, length):
+        assert source not in self.sharing
+        super().share(source, target, length)
+        self.sharing[target] = (source, length)
+        self.shared.append(length)
+
+    def copy(self, source, target):
+        assert not any(held == target for held, _ in self.sharing.values())
+        super().copy(source, target)
+        self.copied.append(self.lengths[source])
+        if source in self.sharing:
+            self.sharing[target] = self.sharing[source]
+        else:
+            self.sharing.pop(target, None)
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 8])
+@pytest.mark.parametrize("prompts", [FEW_SHOT, FEW_SHOT + OTHERS, OTHERS + FEW_SHOT + OTHERS], ids=len)
+def test_a_long_shared_beginning_is_kept_once(prompts, batch_size):
+    caches: list[Watched] = []
+
+    class Watching(Counting):
+        def new_cache(self, slots, capacity):
+            caches.append(Watched(slots, capacity))
+            return caches[-1]
+
+    params = SamplingParams(max_new_tokens=4)
+    alone = generate(loaded(Counting()), prompts, params, batch_size=batch_size, share_prefixes=False)
+    each = sorted((chunk for chunk in alone if chunk.done), key=lambda chunk: chunk.index)
+    model = Watching()
+    assert complete(loaded(model), prompts, params, batch_size=batch_size) == [c.done for c in each]
+    (cache,) = caches
+    assert len(cache.lengths) == min(batch_size, len(prompts)) + 1
+    assert len(cache.shared) >= 3
+    assert all(80 <= length <= 91 for length in cache.shared)
+    assert sum(model.passes) < sum(map(len, prompts)) - 70 * (len(prompts) - 4)
+
+
+def test_short_prompts_take_no_slot_more():
+    sizes: list[int] = []
+
+    class Sized(Counting):
+        def new_cache(self, slots, capacity):
+            sizes.append(slots)
+            return super().new_cache(slots, capacity)
+
+    complete(loaded(Sized()), ALIKE, SamplingParams(max_new_tokens=1), batch_size=2)
+    complete(loaded(Sized()), FEW_SHOT, SamplingParams(max_new_tokens=1), batch_size=2)
+    complete(loaded(Sized()), FEW_SHOT, SamplingParams(max_new_tokens=1), batch_size=1)
+    assert sizes == [2, 3, 1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmasos.contracts.model import CausalLM, KVCache, TreeLM
+from llmasos.contracts.model import CausalLM, KVCache, SharingCache, TreeLM
 from llmasos.errors import LlmasosError
 from llmasos.testing.conformance import trees
 from llmasos.testing.conformance.check import Observation, broken, check, does_not_apply, kept
@@ -285,6 +285,53 @@ def cache_copy(subject: ModelSubject) -> Observation:
 
 
 @check(
+    "model.cache_share",
+    rule="after cache.share a slot goes on from another's tokens, which stay that one's; copy, rewind and reset keep to that",
+    fix="let attention read the shared tokens where they lie, then the slot's own; its own begin after the shared ones",
+)
+def cache_share(subject: ModelSubject) -> Observation:
+    import torch
+
+    model = subject.model
+    prefix, first, second = sequences(model, [6, 4, 5], seed=23)
+    if model.max_length < 12:
+        return does_not_apply("the model's positions are too few")
+    cache: KVCache = model.new_cache(4, 12)
+    if not isinstance(cache, SharingCache):
+        return does_not_apply("the cache copies what slots have in common")
+    advance(model, cache, [0], [prefix])
+    shared = len(prefix) - 1
+    cache.share(0, 1, shared)
+    cache.share(0, 2, shared)
+    if list(cache.lengths) != [len(prefix), shared, shared, 0]:
+        return broken(f"after sharing {shared} tokens with slots 1 and 2 lengths is {list(cache.lengths)}")
+    start = prefix[:shared]
+    for slots, suffixes in (([1, 2], [first, second]), ([2, 0], [first, second])):
+        held = [prefix if slot == 0 else start for slot in slots]
+        if slots == [2, 0]:
+            cache.rewind(2, shared)
+        rows = model.logits(advance(model, cache, slots, suffixes))
+        expected = torch.cat(
+            [_logits(model, [*h, *s])[len(h) :] for h, s in zip(held, suffixes, strict=True)]
+        )
+        if problem := _compare(subject, f"scores in slots {slots} after sharing and whole", rows, expected):
+            return broken(problem)
+    cache.rewind(1, shared + 2)
+    cache.copy(1, 3)
+    rows = model.logits(advance(model, cache, [3], [second]))
+    expected = _logits(model, [*start, *first[:2], *second])[shared + 2 :]
+    if problem := _compare(subject, "scores in a copy of a sharing slot and whole", rows, expected):
+        return broken(problem)
+    cache.reset(1)
+    rows = model.logits(advance(model, cache, [1], [second]))
+    if problem := _compare(
+        subject, "scores in a slot that shared and was reset and alone", rows, _logits(model, second)
+    ):
+        return broken(problem)
+    return kept("two slots that go on from another's tokens, one rewound, one copied, one reset")
+
+
+@check(
     "model.cache_rewind",
     rule="after cache.rewind a slot goes on from its first tokens only; a state that cannot go back says so and stays",
     fix="drop keys, values and length beyond the given number of tokens, or return False and change nothing",
@@ -481,6 +528,7 @@ CHECKS = (
     batch_is_single,
     cache_is_no_cache,
     cache_copy,
+    cache_share,
     cache_rewind,
     tree,
     rows_of_targets,
