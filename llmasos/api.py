@@ -55,6 +55,7 @@ from llmasos.contracts.fingerprint import (
 )
 from llmasos.contracts.hub import HubAPI, PluginInfo, Provided
 from llmasos.contracts.model import (
+    QUANTISED,
     Architecture,
     ArchitectureSummary,
     CausalLM,
@@ -76,6 +77,7 @@ from llmasos.contracts.model import (
     TreeTile,
     WeightFormat,
     WeightLoader,
+    element_name,
 )
 from llmasos.contracts.options import read_options
 from llmasos.contracts.runtime import (
@@ -92,6 +94,7 @@ from llmasos.contracts.runtime import (
     PackedWeight,
     PackingBackend,
     PreparingBackend,
+    QuantisedWeight,
 )
 from llmasos.contracts.signing import Signed, Signer, SignerDef
 from llmasos.contracts.stack import (
@@ -152,6 +155,7 @@ _F = _TypeVar("_F", bound=_Callable[..., _Any])
 __all__ = [
     "API_VERSION",
     "OP_NAMES",
+    "QUANTISED",
     "WEIGHT_OPS",
     "AmbiguousName",
     "Architecture",
@@ -232,6 +236,7 @@ __all__ = [
     "ProgramSettings",
     "Progress",
     "Provided",
+    "QuantisedWeight",
     "Report",
     "Request",
     "ResolvedModel",
@@ -271,6 +276,7 @@ __all__ = [
     "canonical_digest",
     "canonical_json",
     "command_options",
+    "element_name",
     "hookimpl",
     "merkle_root",
     "read_options",

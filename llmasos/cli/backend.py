@@ -51,7 +51,7 @@ def placement_options(function: F) -> F:
             "--dtype",
             default="exact",
             show_default=True,
-            help="exact (float32), fast (bfloat16), or an element type.",
+            help="exact (float32), fast (bfloat16), int8, int4, or an element type.",
         ),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
         click.argument("name", required=False),

@@ -91,7 +91,7 @@ def _settings(context: click.Context, parameter: click.Parameter, values: Sequen
     "--dtype",
     default="exact",
     show_default=True,
-    help="exact (float32), fast (bfloat16), or an element type.",
+    help="exact (float32), fast (bfloat16), int8, int4, or an element type.",
 )
 @click.option(
     "--include",

@@ -72,7 +72,7 @@ from llmasos.errors import UsageError
     "--dtype",
     default="exact",
     show_default=True,
-    help="exact (float32), fast (bfloat16), or an element type.",
+    help="exact (float32), fast (bfloat16), int8, int4, or an element type.",
 )
 @click.option("--allow-pickle", is_flag=True, help="Read pickle weights (pytorch_model.bin), arrays only.")
 @yes_option

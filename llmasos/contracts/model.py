@@ -18,8 +18,17 @@ if TYPE_CHECKING:
 
     from llmasos.contracts.runtime import Ops
 
-#: Element type the arithmetic is done in. The policies of the command line are ``exact`` = float32, ``fast`` = bfloat16.
-DTypeName = Literal["float32", "bfloat16", "float16"]
+#: Element type the arithmetic is done in; for int8 and int4, that of the matrices of weights, and arithmetic is in float32.
+#: The policies of the command line are ``exact`` = float32, ``fast`` = bfloat16.
+DTypeName = Literal["float32", "bfloat16", "float16", "int8", "int4"]
+
+#: Element types of weights alone.
+QUANTISED: frozenset[DTypeName] = frozenset(("int8", "int4"))
+
+
+def element_name(dtype: DTypeName) -> Literal["float32", "bfloat16", "float16"]:
+    """Element type of everything but the matrices of weights, by the name torch gives it."""
+    return "float32" if dtype == "int8" or dtype == "int4" else dtype
 
 
 @dataclass(frozen=True, slots=True)

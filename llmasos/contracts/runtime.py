@@ -60,6 +60,14 @@ class PackedWeight(Protocol):
         """Bytes it holds in memory."""
 
 
+@runtime_checkable
+class QuantisedWeight(PackedWeight, Protocol):
+    """A packed matrix of fewer bits than the arithmetic has."""
+
+    def plain(self) -> Tensor:
+        """The numbers it stands for: [O, I] float32."""
+
+
 @dataclass(frozen=True, slots=True)
 class AttentionLayout:
     """Which keys each packed query may see.

@@ -9,8 +9,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llmasos.contracts.model import DTypeName
-from llmasos.contracts.runtime import AttentionLayout, OpCallable, OpName
+from llmasos.contracts.model import DTypeName, element_name
+from llmasos.contracts.runtime import AttentionLayout, OpCallable, OpName, QuantisedWeight
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +68,8 @@ def compare(
     """
     import torch
 
-    spacing = 0.0 if dtype == "float32" else 2 * torch.finfo(getattr(torch, dtype)).eps
+    element = element_name(dtype)
+    spacing = 0.0 if element == "float32" else 2 * torch.finfo(getattr(torch, element)).eps
     infinite = float("inf")
     worst = 0.0
     for strided in (False, True):
@@ -126,6 +127,18 @@ def packed(op: OpName, call: OpCallable, pack: Callable[[Tensor, bool], Any]) ->
     return on_packed
 
 
+def unpacked(op: OpName, reference: OpCallable, pack: Callable[[Tensor, bool], Any]) -> OpCallable:
+    """The reference on the numbers that packed weights stand for."""
+    place = WEIGHT_PLACE[op]
+
+    def on_plain(*arguments: Any) -> Any:
+        weight = pack(arguments[place], op == "embedding")
+        plain = weight.plain() if isinstance(weight, QuantisedWeight) else arguments[place]
+        return reference(*arguments[:place], plain, *arguments[place + 1 :])
+
+    return on_plain
+
+
 def sample_inputs(
     op: OpName, *, device: str, dtype: DTypeName, strided: bool = False, thorough: bool = False
 ) -> Iterator[tuple[Any, ...]]:
@@ -136,7 +149,7 @@ def sample_inputs(
     import torch
 
     generator = torch.Generator().manual_seed(20261121)
-    kind = getattr(torch, dtype)
+    kind = getattr(torch, element_name(dtype))
     made = 0
 
     def random(*shape: int, scale: float = 1.0) -> Tensor:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, cast
 
-from llmasos.contracts.model import DTypeName
-from llmasos.contracts.runtime import AttentionLayout, OpCallable, PackedWeight
+from llmasos.contracts.model import QUANTISED, DTypeName, element_name
+from llmasos.contracts.runtime import AttentionLayout, OpCallable, PackedWeight, QuantisedWeight
 from llmasos.contracts.stack import (
     BlockPlan,
     EmbeddingPlan,
@@ -45,6 +45,8 @@ def stack_difference(
 
     worst: float | None = None
     for plan in sample_plans(device=device, dtype=dtype):
+        if dtype in QUANTISED:
+            plan = _representable(plan, pack)
         try:
             packed = replace(plan.embedding, tokens=pack(cast("Tensor", plan.embedding.tokens), True))
             runner = build(replace(plan, embedding=packed))
@@ -70,6 +72,33 @@ def stack_difference(
                 # NaN compares false with everything, so it is caught here and cannot hide behind a larger number.
                 worst = max(worst, difference) if difference == difference else float("inf")
     return worst
+
+
+def _representable(plan: StackPlan, pack: Pack) -> StackPlan:
+    """The plan with matrices of numbers that quantising does not change, so that only the arithmetic is compared."""
+
+    def settled(weight: Any, lookup: bool = False) -> Any:
+        packed = pack(weight, lookup)
+        return packed.plain() if isinstance(packed, QuantisedWeight) else weight
+
+    def linear(one: LinearPlan) -> LinearPlan:
+        return LinearPlan(settled(one.weight), one.bias)
+
+    blocks = [
+        replace(
+            block,
+            query=linear(block.query),
+            key=linear(block.key),
+            value=linear(block.value),
+            output=linear(block.output),
+            gate=None if block.gate is None else linear(block.gate),
+            up=linear(block.up),
+            down=linear(block.down),
+        )
+        for block in plan.blocks
+    ]
+    tokens = settled(plan.embedding.tokens, True)
+    return replace(plan, blocks=blocks, embedding=replace(plan.embedding, tokens=tokens))
 
 
 def reference_stack(plan: StackPlan, given: StackInput, ops: Mapping[str, OpCallable]) -> Tensor:
@@ -128,7 +157,7 @@ def sample_plans(*, device: str, dtype: DTypeName) -> Iterator[StackPlan]:
     import torch
 
     generator = torch.Generator().manual_seed(20261122)
-    kind = getattr(torch, dtype)
+    kind = getattr(torch, element_name(dtype))
 
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator).to(device=device, dtype=kind)
@@ -189,7 +218,7 @@ def sample_passes(plan: StackPlan, *, device: str, dtype: DTypeName) -> Iterator
     import torch
 
     generator = torch.Generator().manual_seed(20261123)
-    kind = getattr(torch, dtype)
+    kind = getattr(torch, element_name(dtype))
 
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator).to(device=device, dtype=kind)

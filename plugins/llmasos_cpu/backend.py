@@ -14,6 +14,9 @@ from llmasos_cpu.allocator import keep_memory
 from llmasos_cpu.library import Absence, library
 from llmasos_cpu.stack import compile_stack, takes
 
+#: How the native library keeps matrices, by the element type of a model.
+_KINDS = {"float32": "fp32", "bfloat16": "bf16", "int8": "int8", "int4": "q4_1"}
+
 
 class CpuBackend:
     """A ``PackingBackend``. What is best is found out once, when it is first prepared."""
@@ -31,13 +34,15 @@ class CpuBackend:
         return ("cpu",)
 
     def dtypes(self, device: str) -> tuple[str, ...]:
-        """No float16: processors compute it many times slower than float32."""
-        return ("float32", "bfloat16") if device == "cpu" else ()
+        """No float16: processors compute it many times slower than float32. Quantised weights need the library."""
+        if device != "cpu":
+            return ()
+        return ("float32", "bfloat16") if isinstance(self._native, Absence) else tuple(_KINDS)
 
     def prepare(self, device: str, dtype: str, folder: Path) -> None:
         """Choose the kernels for an element type, and tell the allocator to keep what is freed."""
         self._facts = {"memory": keep_memory()}
-        self._kind = "bf16" if dtype == "bfloat16" else "fp32"
+        self._kind = _KINDS[dtype]
         if isinstance(self._native, Absence):
             element: torch.dtype = getattr(torch, dtype)
             reason = onednn.refusal(element)
@@ -50,7 +55,9 @@ class CpuBackend:
     def pack(self, weight: Tensor, lookup: bool) -> Tensor | PackedWeight:
         """``weight`` in the layout that is fastest here."""
         if not isinstance(self._native, Absence):
-            return matrices.pack(self._native, weight, self._kind)
+            # Four bits are too few for what is looked up, and for the vocabulary it makes.
+            kind = "int8" if lookup and self._kind == "q4_1" else self._kind
+            return matrices.pack(self._native, weight, kind)
         return onednn.pack(weight, lookup) if self._onednn else weight
 
     def stack(self, plan: StackPlan) -> StackRunner | None:

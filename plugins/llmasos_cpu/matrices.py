@@ -19,6 +19,8 @@ from llmasos_cpu.structures import HeadStruct
 ELEMENTS = {torch.float32: 0, torch.bfloat16: 1}
 _SOURCES = {torch.float32: SOURCES["fp32"], torch.bfloat16: SOURCES["bf16"], torch.float16: SOURCES["fp16"]}
 _ALIGNMENT = 64
+#: Numbers of a group that is quantised together.
+_GROUP = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +56,10 @@ class NativeMatrix:
             raise IndexError(f"rows of a matrix of {self.outputs}: {self.library.explain(status)}")
         return out
 
+    def plain(self) -> Tensor:
+        """The numbers it stands for: [O, I]."""
+        return self.rows(torch.arange(self.outputs))
+
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x [N, I] @ Wᵀ + bias [O] -> [N, O], in the element type of x."""
         x = rows_contiguous(x)
@@ -88,6 +94,8 @@ def pack(library: Library, weight: Tensor, kind: str) -> NativeMatrix:
     """``weight`` [O, I] float32, bfloat16 or float16 as panels of ``kind``. Raises WeightsError for numbers that cannot be kept
     in it (NaN and infinity where they are quantised)."""
     outputs, inputs = weight.shape
+    if kind == "q4_1" and inputs % _GROUP:
+        kind = "int8"  # groups are whole
     functions, code = library.functions, MATRIX_KINDS[kind]
     size = functions.llmc_matrix_bytes(code, 0, outputs, inputs)
     if size < 0:
@@ -95,7 +103,9 @@ def pack(library: Library, weight: Tensor, kind: str) -> NativeMatrix:
     space = torch.empty(size + _ALIGNMENT, dtype=torch.uint8)
     begin = -space.data_ptr() % _ALIGNMENT
     data = space[begin : begin + size]
-    rows = rows_contiguous(weight)
+    rows, source = rows_contiguous(weight), _SOURCES[weight.dtype]
+    if kind == "q4_1":
+        rows, source = _groups(weight), SOURCES["q4_1"]
     status = functions.llmc_matrix_begin(code, 0, outputs, inputs, data.data_ptr(), size)
     if not status:
         status = functions.llmc_matrix_set_rows(
@@ -103,7 +113,7 @@ def pack(library: Library, weight: Tensor, kind: str) -> NativeMatrix:
             size,
             0,
             outputs,
-            _SOURCES[weight.dtype],
+            source,
             rows.data_ptr(),
             rows.stride(0) * rows.element_size(),
         )
@@ -111,6 +121,25 @@ def pack(library: Library, weight: Tensor, kind: str) -> NativeMatrix:
         raise WeightsError(f"a matrix [{outputs}, {inputs}] as {kind}: {library.explain(status)}")
     element = weight.dtype if weight.dtype in ELEMENTS else torch.float32
     return NativeMatrix(library, data, kind, outputs, inputs, element)
+
+
+def _groups(weight: Tensor) -> Tensor:
+    """``weight`` [O, I] in GGUF's Q4_1 blocks, [O, I / 32 * 20] uint8: of each 32 numbers a step and a least number, float16, and
+    steps above the least one, 4 bits each. Raises WeightsError for NaN and infinity."""
+    numbers = weight.float().reshape(weight.shape[0], -1, _GROUP)
+    least, most = numbers.aminmax(dim=-1, keepdim=True)
+    step, least = ((most - least) / 15).half(), least.half()
+    if not bool(torch.isfinite(step).all()) or not bool(torch.isfinite(least).all()):
+        raise WeightsError("weights that are no numbers cannot be quantised", hint="use --dtype exact")
+    whole = (
+        torch.where(step > 0, (numbers - least.float()) / step.float(), 0)
+        .round_()
+        .clamp_(0, 15)
+        .to(torch.uint8)
+    )
+    low, high = whole.chunk(2, dim=-1)
+    blocks = torch.cat([step.view(torch.uint8), least.view(torch.uint8), low | high << 4], dim=-1)
+    return blocks.flatten(1).contiguous()
 
 
 def token_logprobs(

@@ -31,7 +31,7 @@ def llmasos_kernel_ops() -> Iterable[KernelOp]:
             backend="cpu",
             factory=f"llmasos_cpu.weights:{op}",
             devices=("cpu",),
-            dtypes=("float32", "bfloat16"),
+            dtypes=("float32", "bfloat16", "int8", "int4"),
             # Sums in another order than torch's.
             tolerance=2e-5,
         )
@@ -42,6 +42,6 @@ def llmasos_kernel_ops() -> Iterable[KernelOp]:
             backend="cpu",
             factory=f"llmasos_cpu.native_ops:{op}",
             devices=("cpu",),
-            dtypes=("float32", "bfloat16"),
+            dtypes=("float32", "bfloat16", "int8", "int4"),
             tolerance=2e-5,
         )

@@ -80,9 +80,10 @@ class _Steps:
         *,
         residual: int = -1,
         activation: int = 0,
+        kind: str | None = None,
     ) -> None:
-        """Several matrices that read the same input as one."""
-        matrix = self.matrix(torch.cat([one.weight.detach() for one in parts]))
+        """Several matrices that read the same input as one, kept as ``kind`` if not as all are."""
+        matrix = self.matrix(torch.cat([one.weight.detach() for one in parts]), kind)
         biases = [
             torch.zeros(one.weight.shape[0]) if one.bias is None else one.bias.detach().float()
             for one in parts
@@ -98,9 +99,9 @@ class _Steps:
         matrix = self.matrix(alternating.flatten(0, 2))
         self.add(_GATED, source, target, kind=activation, weight=matrix)
 
-    def matrix(self, weight: Tensor) -> int:
+    def matrix(self, weight: Tensor, kind: str | None = None) -> int:
         """The address of ``weight`` [O, I] in panels."""
-        packed = pack(self.library, weight, self.kind)
+        packed = pack(self.library, weight, kind or self.kind)
         self.kept.append(packed)
         return packed.data.data_ptr()
 
@@ -203,19 +204,21 @@ def _block(made: _Steps, plan: StackPlan, block: BlockPlan, layer: int) -> None:
         made.product([block.output], _MIXED + at, total, residual=x)
         made.norm(block.attention_norm, total, x)
         h = x
-    down = block.down
+    down, kind = block.down, made.kind
     if block.gate is not None:
         made.gated(block.gate.weight, block.up.weight, h, _INNER + at, activation)
         missing = -down.weight.shape[1] % _PANEL
         if missing:
             wider = torch.nn.functional.pad(down.weight.detach(), (0, missing))
             down = LinearPlan(wider, down.bias)
+            # Groups that zeros fill up would not be those of the matrix.
+            kind = "int8" if kind == "q4_1" else kind
     else:
         made.product([block.up], h, _INNER + at, activation=activation)
     if first:
-        made.product([down], _INNER + at, x, residual=x)
+        made.product([down], _INNER + at, x, residual=x, kind=kind)
     else:
-        made.product([down], _INNER + at, total, residual=x)
+        made.product([down], _INNER + at, total, residual=x, kind=kind)
         made.norm(block.feed_forward_norm, total, _OUT if last else x)
 
 

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from llmasos.api import ArchitectureSummary, Checkpoint, DTypeName, Ops, UsageError, WeightsError
+from llmasos.api import (
+    ArchitectureSummary,
+    Checkpoint,
+    DTypeName,
+    Ops,
+    UsageError,
+    WeightsError,
+    element_name,
+)
 from llmasos_transformer.config import ConfigReader
 from llmasos_transformer.families import BERT, GPT2, LLAMA, Family, Source
 from llmasos_transformer.model import Decoder, Encoder
 from llmasos_transformer.ops import ReferenceOps
 from llmasos_transformer.spec import StackSpec
 from llmasos_transformer.weights.mapping import Releasable
-
-_DTYPES: Mapping[DTypeName, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 _LAYER = re.compile(r"\bblocks\.(\d+)\.")
 
@@ -81,19 +83,20 @@ class FamilyArchitecture:
         Matrices are laid out as the back end reads them fastest (``ops.pack``). One stored tensor is read at a time and copied, so the checkpoint may be closed afterwards and no second copy of
         the model is ever held. Raises WeightsError when the checkpoint does not fit, UsageError for float16 on the CPU.
         """
-        if dtype not in _DTYPES:
-            raise UsageError(f"unknown dtype {dtype!r}", hint=f"known: {', '.join(_DTYPES)}")
+        if dtype not in get_args(DTypeName):
+            raise UsageError(f"unknown dtype {dtype!r}", hint=f"known: {', '.join(get_args(DTypeName))}")
         if dtype == "float16" and torch.device(device).type == "cpu":
             raise UsageError(
                 "float16 arithmetic on the CPU is refused: it is far slower than float32 and less exact",
                 hint="use float32 or bfloat16; float16 checkpoints are converted as they are read",
             )
         plan = self._plan(checkpoint)
+        element: torch.dtype = getattr(torch, element_name(dtype))
         model = self._skeleton(plan.spec, checkpoint, ops, plan.head_tensors, dtype=dtype, device=device)
         for stored, uses in plan.uses.items():
             tensor = self._read(checkpoint, stored)
             for use in uses:
-                _fill(model, use, tensor, ops, dtype=_DTYPES[dtype], device=device)
+                _fill(model, use, tensor, ops, dtype=element, device=device)
             for first, other in plan.repeats:
                 if first == stored and not torch.equal(
                     tensor, self._read(checkpoint, other).to(tensor.dtype)

@@ -29,6 +29,7 @@ from llmasos.api import (
     StackRunner,
     UsageError,
     WeightsError,
+    element_name,
 )
 from llmasos_transformer import padded
 from llmasos_transformer.cache import SlabCache
@@ -77,8 +78,8 @@ class Stack(nn.Module):
         self.config = config
         self.dtype: DTypeName = dtype
         self.device = device
-        #: What weights, keys and values are made of.
-        self.element: torch.dtype = getattr(torch, dtype)
+        #: What activations, keys and values are made of.
+        self.element: torch.dtype = getattr(torch, element_name(dtype))
         self.vocab_size = spec.vocab_size
         self.max_length = spec.max_length
         self.embeddings = Embeddings(ops, spec)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from llmasos.api import PackedBatch, TreeTile
+from llmasos.errors import DeviceUnavailable
 from llmasos.pipelines.binding import bind_ops
 from llmasos.pipelines.load import opened_model
 from llmasos.testing.checkpoints import write_checkpoint
@@ -65,6 +66,32 @@ def test_a_model_gives_what_plain_torch_gives(hub, tmp_path: Path, family: str, 
         for mine, wanted in zip(passes(model), passes(plain), strict=True):
             assert mine.dtype == getattr(torch, dtype)
             torch.testing.assert_close(mine.float(), wanted, atol=allowed, rtol=allowed)
+
+
+@needs_library
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+def test_a_quantised_model_is_close_and_says_what_it_is(hub, tmp_path: Path, family: str, dtype: str) -> None:
+    folder = write_checkpoint(tmp_path / "model", family)
+    plain, _ = on(hub, folder, "llmasos-transformer/reference", "float32")
+    model, ops = on(hub, folder, "llmasos-cpu/cpu", dtype)
+    assert ops.refused == {}
+    assert model.runner is not None
+    assert model.dtype == dtype
+    with torch.inference_mode():
+        for mine, wanted in zip(passes(model), passes(plain), strict=True):
+            assert mine.dtype == torch.float32
+            error = (mine - wanted).pow(2).mean().sqrt() / wanted.pow(2).mean().sqrt()
+            assert 0 < error < (0.05 if dtype == "int8" else 0.4)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_quantised_weights_without_the_library_are_an_error(hub, tmp_path: Path, dtype, monkeypatch) -> None:
+    monkeypatch.setattr("llmasos_cpu.backend.library", lambda: Absence("not-built", "there was no compiler"))
+    folder = write_checkpoint(tmp_path / "model", "llama")
+    with pytest.raises(DeviceUnavailable, match=dtype) as caught:
+        hub().load_model(str(folder), dtype=dtype)
+    assert "exact" in (caught.value.hint or "")
 
 
 @needs_library

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmasos.api import OP_NAMES, WEIGHT_OPS, PackedWeight, UsageError, WeightsError
-from llmasos.pipelines.opcheck import compare, packed
+from llmasos.api import OP_NAMES, WEIGHT_OPS, PackedWeight, QuantisedWeight, UsageError, WeightsError
+from llmasos.pipelines.opcheck import compare, packed, unpacked
 from llmasos_cpu import matrices, weights
 from llmasos_cpu.backend import CpuBackend
 from llmasos_cpu.library import Absence, Library, library
@@ -42,6 +42,54 @@ def test_packed_weights_give_the_numbers_of_the_reference(op: str, dtype: str) -
     one = compare(op, call, getattr(reference, op), device="cpu", dtype=dtype, thorough=True)
     assert one.problem is None
     assert one.difference <= 2e-5
+
+
+@needs_library
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("op", WEIGHT_OPS)
+def test_quantised_weights_give_what_their_numbers_give(tmp_path, op: str, dtype: str) -> None:
+    one = CpuBackend()
+    one.prepare("cpu", dtype, tmp_path)
+    call, plain = packed(op, op_of(op), one.pack), unpacked(op, getattr(reference, op), one.pack)
+    found = compare(op, call, plain, device="cpu", dtype=dtype, thorough=True)
+    assert found.problem is None
+    assert found.difference <= 2e-3
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("dtype", "bits", "error"), [("int8", 8.3, 0.008), ("int4", 5.2, 0.09)], ids=["int8", "int4"]
+)
+def test_quantised_weights_are_small_and_close(tmp_path, dtype: str, bits: float, error: float) -> None:
+    one = CpuBackend()
+    one.prepare("cpu", dtype, tmp_path)
+    torch.manual_seed(2)
+    weight = torch.randn(512, 256)
+    found = one.pack(weight, False)
+    assert isinstance(found, QuantisedWeight)
+    assert found.nbytes * 8 / weight.numel() < bits
+    distance = (found.plain() - weight).pow(2).mean().sqrt()
+    assert 0 < distance < error
+    # What was quantised once is not changed by quantising it again.
+    again = one.pack(found.plain(), False)
+    assert isinstance(again, QuantisedWeight)
+    torch.testing.assert_close(again.plain(), found.plain(), atol=2e-3, rtol=0)
+    # A table that is looked up keeps eight bits.
+    table = one.pack(weight, True)
+    assert isinstance(table, QuantisedWeight)
+    assert (table.plain() - weight).abs().max() < 0.03
+
+
+@needs_library
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_no_numbers_are_refused_when_they_are_quantised(tmp_path, dtype, value) -> None:
+    one = CpuBackend()
+    one.prepare("cpu", dtype, tmp_path)
+    weight = torch.ones(4, 64)
+    weight[2, 5] = value
+    with pytest.raises(WeightsError):
+        one.pack(weight, False)
 
 
 @needs_library

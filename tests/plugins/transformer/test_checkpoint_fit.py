@@ -222,8 +222,8 @@ def test_float16_on_the_cpu_is_refused_and_float16_files_are_widened():
     with pytest.raises(UsageError, match="float16 arithmetic on the CPU") as error:
         build(LlamaArchitecture, checkpoint, dtype="float16")
     assert "float32" in error.value.hint
-    with pytest.raises(UsageError, match="unknown dtype 'int8'"):
-        build(LlamaArchitecture, checkpoint, dtype="int8")
+    with pytest.raises(UsageError, match="unknown dtype 'int3'"):
+        build(LlamaArchitecture, checkpoint, dtype="int3")
     half = TensorCheckpoint(checkpoint.config, {n: t.half() for n, t in checkpoint.values.items()})
     model = build(LlamaArchitecture, half)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
