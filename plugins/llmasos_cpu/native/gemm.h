@@ -27,15 +27,19 @@ inline void prefetch_step(const float* b) {
   }
 }
 
-// Sums of R rows over V vectors of outputs: one chain of fused multiply-adds per output, in the order of the inputs.
-// Every kernel for fp32 keeps that order, so a row's result is the same in all of them.
+// Inputs whose products are summed by themselves before they are added to the rest. One chain over thousands of inputs rounds
+// several times worse: models have activations in the ten thousands.
+constexpr int64_t kRun = 128;
+
+// Sums of R rows over V vectors of outputs: one chain of fused multiply-adds per output and run, in the order of the inputs,
+// and runs added in order. Every kernel for fp32 keeps that order, so a row's result is the same in all of them.
 template <int R, int V>
 inline void fp32_tile(const float* a, const float* b, int64_t words, float* sums, bool resume) {
   Vec sum[R][V];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) sum[r][v] = resume ? load(sums + r * kPanel + v * kLanes) : zero();
+    for (int v = 0; v < V; ++v) sum[r][v] = zero();
   for (int64_t k = 0; k < words; ++k) {
     Vec w[V];
     for (int v = 0; v < V; ++v) w[v] = load(b + v * kLanes);
@@ -52,7 +56,10 @@ inline void fp32_tile(const float* a, const float* b, int64_t words, float* sums
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) store(sums + r * kPanel + v * kLanes, sum[r][v]);
+    for (int v = 0; v < V; ++v) {
+      float* at = sums + r * kPanel + v * kLanes;
+      store(at, resume ? load(at) + sum[r][v] : sum[r][v]);
+    }
 }
 
 template <int R, int V>
@@ -81,9 +88,11 @@ constexpr Fp32Rows kFp32[kFloatRows] = {fp32_rows<1, 8>, fp32_rows<2, 4>, fp32_r
 
 void multiply_fp32(const Layout& m, const uint8_t* block, int rows, int, const uint8_t* panel, int64_t begin,
                    int64_t end, float* sums) {
-  const int64_t first = begin * kChunk, last = smaller(end * kChunk, m.words);
-  kFp32[rows - 1](reinterpret_cast<const float*>(block) + first * rows,
-                  reinterpret_cast<const float*>(panel) + first * kPanel, last - first, sums, begin > 0);
+  static_assert(kChunk % kRun == 0, "runs begin at the same inputs however chunks are called for");
+  const int64_t last = smaller(end * kChunk, m.words);
+  for (int64_t first = begin * kChunk; first < last; first += kRun)
+    kFp32[rows - 1](reinterpret_cast<const float*>(block) + first * rows,
+                    reinterpret_cast<const float*>(panel) + first * kPanel, smaller(kRun, last - first), sums, first > 0);
 }
 
 // ---- bf16 without bf16 instructions --------------------------------------------------------------------------
