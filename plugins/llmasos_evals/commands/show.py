@@ -51,7 +51,8 @@ def command(
     if _is_record(Path(what)):
         from llmasos_evals.records.presentation import show_record
 
-        show_record(state, Path(what))
+        if not show_record(state, Path(what)):
+            raise click.exceptions.Exit(1)
         return
     from llmasos_evals.tasks.names import Names
     from llmasos_evals.tasks.outline import outline

@@ -10,8 +10,11 @@ from typing import Any
 COLUMNS = ("task", "version", "shots", "metric", "filter", "value", "95 % interval", "stderr", "unit", "n")
 
 
-def show_record(state: Any, path: Path) -> None:
-    """`llmasos eval show RUN`: the record and its verification state, as a table or as JSON. Raises InputError."""
+def show_record(state: Any, path: Path) -> bool:
+    """`llmasos eval show RUN`: the record and its verification state, as a table or as JSON. Raises InputError.
+
+    False for a record that is not what was written or signed.
+    """
     from llmasos_evals.records.reading import open_run
     from llmasos_evals.records.standing import standing_of
 
@@ -30,6 +33,7 @@ def show_record(state: Any, path: Path) -> None:
         )
 
     state.output.emit({"record": run.record, "verification": standing.as_json()}, human)
+    return not standing.altered
 
 
 def heading(record: Mapping[str, Any], state: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""How far a record has been verified: self-reported, spot-checked (how many, by whom), fully re-run, or refuted."""
+"""How far a record has been verified: self-reported, spot-checked (how many, by whom), fully re-run, refuted, or altered."""
 
 from __future__ import annotations
 
@@ -25,27 +25,39 @@ class Finding:
     path: Path
     attestation: dict[str, Any]
     signed: Signed | None
-    #: Signed with a key that was not revoked and is not the one that signed the record.
-    independent: bool
+    #: Why it says nothing about who else looked; None for one signed with a key that was not revoked and is not the one that
+    #: signed the record.
+    discounted: str | None
+
+    @property
+    def independent(self) -> bool:
+        """Whether somebody else stands behind it."""
+        return self.discounted is None
 
 
 @dataclass(slots=True)
 class Standing:
-    """A record's signature and attestations. ``remarks`` are lines about files that do not count, and why."""
+    """A record's signature and attestations. ``remarks`` are lines about files that do not count, and why.
+
+    ``altered``: its digest or its signature does not fit it, so nothing that others said was about what stands there now.
+    """
 
     imported: bool
     signed: Signed | None
+    altered: bool = False
     findings: list[Finding] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
     @property
     def state(self) -> str:
-        """``imported``, ``refuted``, ``fully re-run``, ``spot-checked`` or ``self-reported``.
+        """``imported``, ``altered``, ``refuted``, ``fully re-run``, ``spot-checked`` or ``self-reported``.
 
         A confirmation counts when somebody else signed it; a refutation always, since anybody can check it.
         """
         if self.imported:
             return "imported"
+        if self.altered:
+            return "altered"
         if any(finding.attestation["verdict"] == "refuted" for finding in self.findings):
             return "refuted"
         kinds = {finding.attestation["kind"] for finding in self.findings if finding.independent}
@@ -55,6 +67,8 @@ class Standing:
 
     def in_words(self) -> str:
         """The state, and who found what."""
+        if self.altered:
+            return "altered: it is not what was written or signed, and no attestation counts"
         parts = [self.state + (f", signed by {in_words(self.signed)}" if self.signed else ", not signed")]
         for finding in self.findings:
             found = finding.attestation
@@ -63,6 +77,7 @@ class Standing:
                 f"{found['verdict']} by {in_words(finding.signed)} on {found['when'][:10]}: {how} documents computed again, "
                 f"{found['agreed']} agreed, {len(found['refuted'])} did not"
                 + (f", {found['undecided']} undecided" if found["undecided"] else "")
+                + (f" (does not change the state: {finding.discounted})" if finding.discounted else "")
             )
         return "\n          ".join(parts)
 
@@ -75,6 +90,7 @@ class Standing:
                 {
                     "file": finding.path.name,
                     "signed": described(finding.signed),
+                    "independent": finding.independent,
                     **{
                         name: finding.attestation[name]
                         for name in (
@@ -105,10 +121,12 @@ def standing_of(run: Run, hub: HubAPI) -> Standing:
         standing.remarks.append(
             f"{run.path}: its digest does not fit its content; it was changed after it was written"
         )
+        standing.altered = True
     try:
         standing.signed = read_signature(hub, run.path, run.record)
     except LlmasosError as error:
         standing.remarks.append(f"{run.path}: its signature does not hold: {error.message}")
+        standing.altered = True
     for path in sorted(run.folder.glob("attestation-*.json"))[:MAX_ATTESTATIONS]:
         try:
             found = read_attestation(path)
@@ -119,7 +137,14 @@ def standing_of(run: Run, hub: HubAPI) -> Standing:
         except LlmasosError as error:
             standing.remarks.append(f"{path} does not count: {error.message}")
             continue
-        publisher = standing.signed.keyid if standing.signed else None
-        independent = signed is not None and not signed.revoked and signed.keyid != publisher
-        standing.findings.append(Finding(path, found, signed, independent))
+        standing.findings.append(Finding(path, found, signed, _discount(signed, standing.signed)))
     return standing
+
+
+def _discount(signed: Signed | None, publisher: Signed | None) -> str | None:
+    """Why an attestation is nobody else's."""
+    if signed is None:
+        return "nobody signed it"
+    if signed.revoked:
+        return "its key was revoked"
+    return "the record's own signer made it" if publisher and signed.keyid == publisher.keyid else None

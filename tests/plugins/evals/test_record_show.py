@@ -128,9 +128,27 @@ def test_attestations_that_do_not_hold_are_named_and_left_out(hub, folder, verif
     assert said in standing.remarks[0]
 
 
-def test_a_record_that_was_touched_is_remarked_upon(hub, folder):
+def test_a_record_that_was_touched_is_altered(hub, folder):
     edit(folder / "record.json", "settings", "seed", value=99)
-    assert "its digest does not fit" in standing_of(open_run(folder), hub).remarks[0]
+    standing = standing_of(open_run(folder), hub)
+    assert "its digest does not fit" in standing.remarks[0]
+    assert standing.state == "altered"
+    assert standing.as_json()["state"] == "altered"
+
+
+def test_touching_a_record_does_not_make_its_signer_somebody_else(hub, folder, verifier, capsys):
+    """The publisher's own attestation counts for nothing; a broken signature must not change that."""
+    run = open_run(folder)
+    write_signature(hub, run.path, run.record, verifier)
+    attest(hub, folder, verifier)
+    assert standing_of(run, hub).state == "self-reported"
+    assert "the record's own signer made it" in standing_of(run, hub).in_words()
+    edit(folder / "record.json", "timings", "documents_computed", value=7)
+    standing = standing_of(open_run(folder), hub)
+    assert standing.state == "altered"
+    assert "no attestation counts" in standing.in_words()
+    assert not show_record(SimpleNamespace(hub=hub, output=Output()), folder)
+    assert "state     altered" in capsys.readouterr().out
 
 
 def test_a_signature_that_does_not_hold_is_remarked_upon(hub, folder, verifier):

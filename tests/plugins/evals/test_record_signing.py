@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+from types import SimpleNamespace
 
 import pytest
 from record_samples import a_sample, write_run
 
 import llmasos
-from llmasos.api import InputError, LlmasosError, MissingDependency, RunError
+from llmasos.api import InputError, LlmasosError, MissingDependency, RunError, UsageError
+from llmasos.cli.output import Output
+from llmasos_evals.commands.sign import command as sign
 from llmasos_evals.records.reading import open_run
 from llmasos_evals.records.signing import (
     check_signature,
@@ -142,3 +145,16 @@ def test_pinned_publishers_are_known_and_revoked_keys_said_so(hub, run, tmp_path
     both = check_signature(hub, run.record, envelope)
     assert (both.known_as, both.revoked) == (("alice", "bob"), True)
     assert load_private(named)
+
+
+def test_the_signature_of_somebody_else_is_not_replaced(hub, key, run, tmp_path):
+    other = tmp_path / "other.pem"
+    generate(other)
+    state = SimpleNamespace(hub=hub, output=Output(), config=None)
+    for _ in range(2):  # one's own is
+        sign.callback.__wrapped__(state, run.folder, None)
+    before = signature_path(run.path).read_bytes()
+    with pytest.raises(UsageError, match="is signed by you") as caught:
+        sign.callback.__wrapped__(state, run.folder, other)
+    assert "eval verify" in caught.value.hint
+    assert signature_path(run.path).read_bytes() == before
