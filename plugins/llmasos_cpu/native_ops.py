@@ -1,12 +1,11 @@
 """The ops between the matrices, by the native library. Shapes and meanings are those of ``llmasos.api.Ops``.
 
-Importing this module raises MissingDependency where there is no library, so that these ops are refused with the reason.
+Where there is no library every one of them raises MissingDependency, so that they are refused with the reason.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,13 +23,6 @@ from llmasos_cpu.structures import (
     RotaryStruct,
     attention_call,
 )
-
-_found = library()
-if isinstance(_found, Absence):
-    raise MissingDependency(
-        f"the native library is not used: {_found.detail}", hint="install a wheel for this machine"
-    )
-_LIBRARY = _found
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -61,7 +53,7 @@ def _norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, kind: int)
         weight_type=ELEMENTS[weight.dtype],
         eps=eps,
     )
-    _run(_LIBRARY.functions.llmc_norm, ctypes.byref(call))
+    _run("llmc_norm", ctypes.byref(call))
     return out
 
 
@@ -86,7 +78,7 @@ def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         type=ELEMENTS[x.dtype],
         out_type=ELEMENTS[x.dtype],
     )
-    _run(_LIBRARY.functions.llmc_rotary, ctypes.byref(call))
+    _run("llmc_rotary", ctypes.byref(call))
     return out
 
 
@@ -96,7 +88,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, layout: AttentionLayout, scale: f
     out = torch.empty(q.shape, dtype=q.dtype)
     filled = FilledLayout(layout)
     call = attention_call(out, queries, keys, values, scale)
-    _run(_LIBRARY.functions.llmc_attention, ctypes.byref(call), ctypes.byref(filled.struct))
+    _run("llmc_attention", ctypes.byref(call), ctypes.byref(filled.struct))
     return out
 
 
@@ -128,7 +120,7 @@ def _activate(x: Tensor, up: Tensor | None, kind: str) -> Tensor:
         type=ELEMENTS[x.dtype],
         activation=ACTIVATIONS[kind],
     )
-    _run(_LIBRARY.functions.llmc_activation, ctypes.byref(call))
+    _run("llmc_activation", ctypes.byref(call))
     return out
 
 
@@ -138,9 +130,14 @@ def _heads_contiguous(x: Tensor) -> Tensor:
     return x if whole else x.contiguous()
 
 
-def _run(function: Callable[..., Any], *arguments: Any) -> None:
+def _run(function: str, *arguments: Any) -> None:
     """Call the library with as many threads as torch has. Raises ValueError for what it refuses."""
-    _LIBRARY.use_threads(torch.get_num_threads())
-    status = function(*arguments)
+    found = library()
+    if isinstance(found, Absence):
+        raise MissingDependency(
+            f"the native library is not used: {found.detail}", hint="install a wheel for this machine"
+        )
+    found.use_threads(torch.get_num_threads())
+    status = getattr(found.functions, function)(*arguments)
     if status:
-        raise ValueError(_LIBRARY.explain(status))
+        raise ValueError(found.explain(status))
