@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from llmasos_cpu import library as cpu
+from llmasos_cpu.structures import ELEMENT_TYPES, LinearStruct
 
 BYTES_IN_TURN = 256 << 20  # of weights, so that each product finds its own in memory and not in a cache
 FEW, MANY = (1, 2, 4, 8, 16), (64, 256, 1024)
@@ -88,9 +89,9 @@ def packed(functions: ctypes.CDLL, kind: Kind, weight: Tensor) -> Tensor:
     return matrix
 
 
-def native_call(kind: Kind, matrix: Tensor, x: Tensor, y: Tensor) -> cpu.LinearCall:
-    code = {torch.float32: cpu.FP32, torch.bfloat16: cpu.BF16}[x.dtype]
-    return cpu.LinearCall(
+def native_call(kind: Kind, matrix: Tensor, x: Tensor, y: Tensor) -> LinearStruct:
+    code = ELEMENT_TYPES[str(x.dtype)]
+    return LinearStruct(
         matrix=matrix.data_ptr(), x=x.data_ptr(), y=y.data_ptr(), rows=len(x), x_stride=x.stride(0),
         y_stride=y.stride(0), x_type=code, y_type=code, activation_bits=kind.bits,
     )  # fmt: skip
@@ -140,7 +141,7 @@ def measure(
         calls = [native_call(kind, matrix, x, y) for matrix in (copies if few else copies[:1])]
         own = weight.to(kind.dtype)
 
-        def native(calls: list[cpu.LinearCall] = calls) -> None:
+        def native(calls: list[LinearStruct] = calls) -> None:
             for call in calls:
                 functions.llmc_linear(ctypes.byref(call))
 

@@ -12,6 +12,7 @@ import click
 
 from llmasos.cli.groups import OpenGroup
 from llmasos.cli.output import Figure
+from llmasos.cli.placement import device_option, dtype_option
 from llmasos.cli.state import State, common_options, pass_state
 from llmasos.errors import ExitCode, UsageError
 
@@ -46,18 +47,7 @@ def command() -> None:
 
 def placement_options(function: F) -> F:
     """NAME, ``--device`` and ``--dtype``."""
-    for decorate in (
-        click.option(
-            "--dtype",
-            default="exact",
-            show_default=True,
-            help="exact (float32), fast (bfloat16), int8, int4, or an element type.",
-        ),
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
-        click.argument("name", required=False),
-    ):
-        function = decorate(function)
-    return function
+    return click.argument("name", required=False)(device_option(dtype_option(function)))
 
 
 # ---- list -------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import click
 
 from llmasos.cli.consent import yes_option
+from llmasos.cli.placement import device_option, dtype_option
 from llmasos.cli.state import State, common_options, pass_state
 
 COLUMNS = ("task", "version", "shots", "metric", "filter", "value", "95 % interval", "stderr", "n")
@@ -86,13 +87,8 @@ def _settings(context: click.Context, parameter: click.Parameter, values: Sequen
     metavar="DIR",
     help="Folder for samples and record. [default: a folder of the cache that belongs to exactly this run]",
 )
-@click.option("--device", default="auto", show_default=True, help="For example cpu or cuda:0.")
-@click.option(
-    "--dtype",
-    default="exact",
-    show_default=True,
-    help="exact (float32), fast (bfloat16), int8, int4, or an element type.",
-)
+@device_option
+@dtype_option
 @click.option(
     "--include",
     type=click.Path(path_type=Path),

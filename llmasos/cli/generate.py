@@ -8,6 +8,7 @@ from dataclasses import asdict
 import click
 
 from llmasos.cli.consent import yes_option
+from llmasos.cli.placement import device_option, dtype_option
 from llmasos.cli.state import State, common_options, pass_state
 from llmasos.errors import UsageError
 
@@ -67,13 +68,8 @@ from llmasos.errors import UsageError
     show_default=True,
     help="Prompts computed together.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option(
-    "--dtype",
-    default="exact",
-    show_default=True,
-    help="exact (float32), fast (bfloat16), int8, int4, or an element type.",
-)
+@device_option
+@dtype_option
 @click.option("--allow-pickle", is_flag=True, help="Read pickle weights (pytorch_model.bin), arrays only.")
 @yes_option
 @common_options

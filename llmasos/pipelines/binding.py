@@ -17,12 +17,12 @@ from llmasos.contracts.runtime import (
     KernelOp,
     OpCallable,
     OpName,
-    PackedWeight,
     PackingBackend,
     PreparingBackend,
 )
-from llmasos.contracts.stack import StackBackend, StackPlan, StackRunner
+from llmasos.contracts.stack import StackBackend
 from llmasos.errors import DeviceUnavailable, EnvironmentProblem, LlmasosError, PluginError, UsageError
+from llmasos.pipelines.bound import BoundOps
 from llmasos.pipelines.offers import Answer, ambiguous, asked, offers, usable
 
 if TYPE_CHECKING:
@@ -68,72 +68,6 @@ class OpVerdict:
     difference: float | None = None
     reason: str | None = None
     declared: bool = False
-
-
-class BoundOps:
-    """The ops of one model, an attribute each; ``providers`` says where each came from (``--explain``, the record)."""
-
-    def __init__(
-        self,
-        ops: Mapping[str, OpCallable],
-        providers: Mapping[str, str],
-        refused: Mapping[str, str],
-        packer: PackingBackend | None = None,
-        *,
-        backend: str = "",
-        facts: Mapping[str, str] | None = None,
-        warn: Callable[[str], None] | None = None,
-    ) -> None:
-        self.providers = dict(providers)
-        #: full name -> why an op was not used.
-        self.refused = dict(refused)
-        #: What the back end says of itself once it is ready.
-        self.facts = dict(facts or {})
-        self._packer = packer
-        #: Computes whole stacks, once it has passed its check.
-        self._stacker: StackBackend | None = None
-        self._backend = backend
-        self._warn = warn
-        for name, call in ops.items():
-            setattr(self, name, call)
-
-    @property
-    def packs(self) -> bool:
-        """Whether weights go to the back end to be laid out."""
-        return self._packer is not None
-
-    def stack(self, plan: StackPlan) -> StackRunner | None:
-        """The stack as the back end computes it in one call; None to go op by op."""
-        return None if self._stacker is None else self._stacker.stack(plan)
-
-    def refuse_stacks(self, reason: str) -> None:
-        """Go op by op, because of ``reason``."""
-        self.refused[f"{self._backend}.stack"] = reason
-
-    def compute_stacks(self, stacker: StackBackend) -> None:
-        """Let ``stacker`` compute whole stacks: it has passed its check."""
-        self._stacker = stacker
-        self.providers["stack"] = f"{self._backend}.stack"
-
-    def pack(self, weight: Tensor, lookup: bool) -> Tensor | PackedWeight:
-        """``weight`` as the bound ops read it fastest; as it is, with one warning, when the back end fails at it."""
-        if self._packer is None:
-            return weight
-        try:
-            return self._packer.pack(weight, lookup)
-        except Exception as error:
-            reason = (
-                f"raised {type(error).__name__}: {error}"
-                if not isinstance(error, LlmasosError)
-                else error.message
-            )
-            name = f"{self._backend}.pack"
-            if name not in self.refused and self._warn is not None:
-                self._warn(
-                    f"weights are used as they are: {name} of [{', '.join(map(str, weight.shape))}] {reason}"
-                )
-            self.refused.setdefault(name, reason)
-            return weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +181,14 @@ def bind_ops(hub: KernelHub, backend: str, device: str, dtype: DTypeName) -> Bou
             hint="use --dtype exact or fast",
         )
     bound = BoundOps(
-        ops, providers, refused, packer, backend=backend, facts=_facts(hub, backend, made), warn=hub.warn
+        ops,
+        providers,
+        refused,
+        packer,
+        backend=backend,
+        facts=_facts(hub, backend, made),
+        warn=hub.warn,
+        quantised=dtype in QUANTISED,
     )
     if isinstance(made, StackBackend):
         _judge_stacks(hub, made, bound, offered, device, dtype)

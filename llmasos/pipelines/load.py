@@ -32,7 +32,8 @@ from llmasos.errors import (
     UsageError,
     WeightsError,
 )
-from llmasos.pipelines.binding import BoundOps, bind_ops, choose_backend, dtype_name
+from llmasos.pipelines.binding import bind_ops, choose_backend, dtype_name
+from llmasos.pipelines.bound import BoundOps
 from llmasos.pipelines.offers import accepting, best, chosen, offers
 from llmasos.pipelines.requirements import model_manifest, resolve_model
 from llmasos.provenance import file_digests

@@ -19,7 +19,8 @@ from llmasos.contracts.model import DTypeName
 from llmasos.contracts.runtime import AttentionLayout, OpCallable, OpName, PackedWeight
 from llmasos.errors import UsageError
 from llmasos.pipelines.backends import placed
-from llmasos.pipelines.binding import REFERENCE, BoundOps, bind_ops, offered_ops
+from llmasos.pipelines.binding import REFERENCE, bind_ops, offered_ops
+from llmasos.pipelines.bound import BoundOps
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,7 +19,7 @@ _KINDS = {"float32": "fp32", "bfloat16": "bf16", "int8": "int8", "int4": "q4_1"}
 
 
 class CpuBackend:
-    """A ``PackingBackend``. What is best is found out once, when it is first prepared."""
+    """Lays out weights and computes whole stacks; what is best for an element type is found out when it is prepared for it."""
 
     def __init__(self) -> None:
         self._native = library()
@@ -55,7 +55,7 @@ class CpuBackend:
     def pack(self, weight: Tensor, lookup: bool) -> Tensor | PackedWeight:
         """``weight`` in the layout that is fastest here."""
         if not isinstance(self._native, Absence):
-            # Four bits are too few for what is looked up, and for the vocabulary it makes.
+            # Four bits are too few for a table that is looked up and is the vocabulary's head as well.
             kind = "int8" if lookup and self._kind == "q4_1" else self._kind
             return matrices.pack(self._native, weight, kind)
         return onednn.pack(weight, lookup) if self._onednn else weight

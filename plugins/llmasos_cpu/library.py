@@ -16,57 +16,10 @@ from pathlib import Path
 ABI = 1
 NAME = "_native.so"
 
-FP32, BF16, FP16 = 0, 1, 2
 OK = 0
 
 MATRIX_KINDS = {"fp32": 0, "bf16": 1, "int8": 2, "int4": 3, "q4_1": 4, "q4_k": 5}
 SOURCES = {"fp32": 0, "bf16": 1, "fp16": 2, "q8_0": 3, "q4_0": 4, "q4_1": 5, "q4_k": 6}
-ACTIVATIONS = {
-    "none": 0,
-    "relu": 1,
-    "gelu": 2,
-    "gelu_tanh": 3,
-    "silu": 4,
-    "gelu_quick": 5,
-    "relu2": 6,
-    "tanh": 7,
-}
-
-
-class LinearCall(ctypes.Structure):
-    """`llmc_linear_call`: y = act(x Wᵀ + bias) * multiply + residual. Pointers are addresses, strides elements."""
-
-    _fields_ = (
-        ("matrix", ctypes.c_void_p),
-        ("x", ctypes.c_void_p),
-        ("y", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("residual", ctypes.c_void_p),
-        ("multiply", ctypes.c_void_p),
-        ("rows", ctypes.c_int64),
-        ("x_stride", ctypes.c_int64),
-        ("y_stride", ctypes.c_int64),
-        ("residual_stride", ctypes.c_int64),
-        ("multiply_stride", ctypes.c_int64),
-        ("x_type", ctypes.c_int32),
-        ("y_type", ctypes.c_int32),
-        ("activation", ctypes.c_int32),
-        ("activation_bits", ctypes.c_int32),
-    )
-
-
-class MatrixInfo(ctypes.Structure):
-    """`llmc_matrix_info`: what a packed matrix says of itself."""
-
-    _fields_ = (
-        ("kind", ctypes.c_int32),
-        ("group", ctypes.c_int32),
-        ("outputs", ctypes.c_int64),
-        ("inputs", ctypes.c_int64),
-        ("bytes", ctypes.c_int64),
-    )
-
-
 _POINTER, _I32, _I64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
 # Name -> result, arguments.
 FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {

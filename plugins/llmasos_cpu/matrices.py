@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 
 from llmasos.api import WeightsError
-from llmasos_cpu.library import MATRIX_KINDS, SOURCES, Library, LinearCall
-from llmasos_cpu.structures import HeadStruct
+from llmasos_cpu.library import MATRIX_KINDS, SOURCES, Library
+from llmasos_cpu.structures import ELEMENT_TYPES, HeadStruct, LinearStruct
 
-#: Element types of activations, and of rows to pack, in the library's numbering.
-ELEMENTS = {torch.float32: 0, torch.bfloat16: 1}
 _SOURCES = {torch.float32: SOURCES["fp32"], torch.bfloat16: SOURCES["bf16"], torch.float16: SOURCES["fp16"]}
 _ALIGNMENT = 64
 #: Numbers of a group that is quantised together.
@@ -48,7 +46,7 @@ class NativeMatrix:
             self.data.data_ptr(),
             wanted.data_ptr(),
             len(wanted),
-            ELEMENTS[self.element],
+            ELEMENT_TYPES[str(self.element)],
             out.data_ptr(),
             self.inputs,
         )
@@ -65,7 +63,7 @@ class NativeMatrix:
         x = rows_contiguous(x)
         out = torch.empty(x.shape[0], self.outputs, dtype=x.dtype)
         wide = None if bias is None else bias.float().contiguous()
-        call = LinearCall(
+        call = LinearStruct(
             matrix=self.data.data_ptr(),
             x=x.data_ptr(),
             y=out.data_ptr(),
@@ -73,8 +71,8 @@ class NativeMatrix:
             rows=x.shape[0],
             x_stride=x.stride(0),
             y_stride=self.outputs,
-            x_type=ELEMENTS[x.dtype],
-            y_type=ELEMENTS[x.dtype],
+            x_type=ELEMENT_TYPES[str(x.dtype)],
+            y_type=ELEMENT_TYPES[str(x.dtype)],
         )
         self.library.use_threads(torch.get_num_threads())
         status = self.library.functions.llmc_linear(ctypes.byref(call))
@@ -96,6 +94,11 @@ def pack(library: Library, weight: Tensor, kind: str) -> NativeMatrix:
     outputs, inputs = weight.shape
     if kind == "q4_1" and inputs % _GROUP:
         kind = "int8"  # groups are whole
+    if kind in ("int8", "q4_1") and not bool(weight.isfinite().all()):
+        raise WeightsError(
+            f"a matrix [{outputs}, {inputs}] holds NaN or infinity and cannot be quantised",
+            hint="use --dtype exact to see what it computes, or mend the checkpoint",
+        )
     functions, code = library.functions, MATRIX_KINDS[kind]
     size = functions.llmc_matrix_bytes(code, 0, outputs, inputs)
     if size < 0:
@@ -119,18 +122,20 @@ def pack(library: Library, weight: Tensor, kind: str) -> NativeMatrix:
         )
     if status:
         raise WeightsError(f"a matrix [{outputs}, {inputs}] as {kind}: {library.explain(status)}")
-    element = weight.dtype if weight.dtype in ELEMENTS else torch.float32
+    element = weight.dtype if str(weight.dtype) in ELEMENT_TYPES else torch.float32
     return NativeMatrix(library, data, kind, outputs, inputs, element)
 
 
 def _groups(weight: Tensor) -> Tensor:
     """``weight`` [O, I] in GGUF's Q4_1 blocks, [O, I / 32 * 20] uint8: of each 32 numbers a step and a least number, float16, and
-    steps above the least one, 4 bits each. Raises WeightsError for NaN and infinity."""
+    steps above the least one, 4 bits each. Raises WeightsError for numbers that float16 has not."""
     numbers = weight.float().reshape(weight.shape[0], -1, _GROUP)
     least, most = numbers.aminmax(dim=-1, keepdim=True)
     step, least = ((most - least) / 15).half(), least.half()
     if not bool(torch.isfinite(step).all()) or not bool(torch.isfinite(least).all()):
-        raise WeightsError("weights that are no numbers cannot be quantised", hint="use --dtype exact")
+        raise WeightsError(
+            "weights beyond 65,504 do not fit groups of 4 bits", hint="use --dtype int8 or exact"
+        )
     whole = (
         torch.where(step > 0, (numbers - least.float()) / step.float(), 0)
         .round_()
@@ -162,7 +167,7 @@ def token_logprobs(
         rows=len(x),
         x_stride=x.stride(0),
         target_count=len(targets),
-        x_type=ELEMENTS[x.dtype],
+        x_type=ELEMENT_TYPES[str(x.dtype)],
     )
     weight.library.use_threads(torch.get_num_threads())
     status = weight.library.functions.llmc_head(ctypes.byref(call))

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from llmasos.api import AttentionLayout, MissingDependency, UsageError
 from llmasos_cpu.library import Absence, library
-from llmasos_cpu.matrices import ELEMENTS, rows_contiguous
+from llmasos_cpu.matrices import rows_contiguous
 from llmasos_cpu.structures import (
     ACTIVATIONS,
+    ELEMENT_TYPES,
     NORMS,
     ActivationStruct,
     FilledLayout,
@@ -49,8 +50,8 @@ def _norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, kind: int)
         out_stride=out.stride(0),
         x_stride=x.stride(0),
         kind=kind,
-        type=ELEMENTS[x.dtype],
-        weight_type=ELEMENTS[weight.dtype],
+        type=ELEMENT_TYPES[str(x.dtype)],
+        weight_type=ELEMENT_TYPES[str(weight.dtype)],
         eps=eps,
     )
     _run("llmc_norm", ctypes.byref(call))
@@ -75,8 +76,8 @@ def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         heads=x.shape[1],
         width=x.shape[2],
         turned=2 * cos.shape[1],
-        type=ELEMENTS[x.dtype],
-        out_type=ELEMENTS[x.dtype],
+        type=ELEMENT_TYPES[str(x.dtype)],
+        out_type=ELEMENT_TYPES[str(x.dtype)],
     )
     _run("llmc_rotary", ctypes.byref(call))
     return out
@@ -117,7 +118,7 @@ def _activate(x: Tensor, up: Tensor | None, kind: str) -> Tensor:
         out_stride=out.stride(0),
         x_stride=x.stride(0),
         up_stride=0 if factor is None else factor.stride(0),
-        type=ELEMENTS[x.dtype],
+        type=ELEMENT_TYPES[str(x.dtype)],
         activation=ACTIVATIONS[kind],
     )
     _run("llmc_activation", ctypes.byref(call))

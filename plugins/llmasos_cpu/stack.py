@@ -13,9 +13,9 @@ from torch import Tensor
 
 from llmasos.api import BlockPlan, LinearPlan, NormPlan, StackInput, StackPlan
 from llmasos_cpu.library import Library
-from llmasos_cpu.matrices import ELEMENTS, NativeMatrix, pack
+from llmasos_cpu.matrices import NativeMatrix, pack
 from llmasos_cpu.program import Cache, Program
-from llmasos_cpu.structures import ACTIVATIONS, NORMS, BufferStruct, StepStruct
+from llmasos_cpu.structures import ACTIVATIONS, ELEMENT_TYPES, NORMS, BufferStruct, StepStruct
 
 #: Kinds of steps, see ``native/llmasos_cpu.h``.
 _EMBED, _NORM, _LINEAR, _GATED, _ANGLES, _STORE, _ATTENTION, _GATHER = range(8)
@@ -66,7 +66,7 @@ class _Steps:
             source,
             target,
             kind=NORMS[one.kind],
-            second_type=ELEMENTS[weight.dtype],
+            second_type=ELEMENT_TYPES[str(weight.dtype)],
             weight=self.address(weight),
             bias=self.address(one.bias),
             number=one.eps,
@@ -143,16 +143,18 @@ def _embed(made: _Steps, plan: StackPlan) -> int:
     second = next((t.dtype for t in (embedding.positions, embedding.types) if t is not None), torch.float32)
     if isinstance(tokens, NativeMatrix):
         made.kept.append(tokens)
-        table, kind, rows, width = tokens.data.data_ptr(), _PACKED, tokens.outputs, tokens.inputs
+        table: int | None = tokens.data.data_ptr()
+        kind, rows, width = _PACKED, tokens.outputs, tokens.inputs
     else:
         assert isinstance(tokens, Tensor)
-        table, kind, (rows, width) = made.address(tokens), ELEMENTS[tokens.dtype], tokens.shape  # type: ignore[assignment]
+        table, kind = made.address(tokens), ELEMENT_TYPES[str(tokens.dtype)]
+        rows, width = tokens.shape
     made.add(
         _EMBED,
         -1,
         _X if embedding.norm is None else _H,
         kind=kind,
-        second_type=ELEMENTS[second],
+        second_type=ELEMENT_TYPES[str(second)],
         weight=table,
         weight_rows=rows,
         bias=made.address(embedding.positions),
@@ -170,7 +172,7 @@ def _embed(made: _Steps, plan: StackPlan) -> int:
             weight=made.address(plan.frequencies.float()),
             turned=2 * len(plan.frequencies),
         )
-    return int(width)
+    return width
 
 
 def _block(made: _Steps, plan: StackPlan, block: BlockPlan, layer: int) -> None:
@@ -227,14 +229,8 @@ class NativeStack:
 
     def __init__(self, made: _Steps, buffers: Sequence[BufferStruct], element: torch.dtype) -> None:
         self._library = made.library
-        self._matrices = [one for one in made.kept if isinstance(one, NativeMatrix)]
         self._element = element
         self._program = Program(made.library.functions, made.steps, buffers, made.kept)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its matrices, a token table that the vocabulary's head shares among them."""
-        return sum(one.nbytes for one in self._matrices)
 
     def __call__(self, given: StackInput) -> Tensor:
         """The final hidden states [N, D], or [R, D] where rows are wanted. Raises EvaluationError for a pass that does not fit."""

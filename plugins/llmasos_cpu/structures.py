@@ -1,4 +1,4 @@
-"""The C structures of ``native/llmasos_cpu.h`` for attention, rows and the head, as ctypes sees them.
+"""The C structures of ``native/llmasos_cpu.h`` as ctypes sees them, and the numbers that stand for names in them.
 
 Imports neither torch nor numpy: tensors are asked for their addresses and strides.
 """
@@ -22,6 +22,40 @@ ACTIVATIONS: dict[str, int] = {"relu": 1, "gelu": 2, "gelu_new": 3, "silu": 4, "
 
 #: Norms, by their name in a stack's specification.
 NORMS: dict[str, int] = {"rms": 0, "layer": 1}
+
+
+class LinearStruct(ctypes.Structure):
+    """``llmc_linear_call``: y = act(x Wᵀ + bias) * multiply + residual. Pointers are addresses, strides elements."""
+
+    _fields_ = (
+        ("matrix", ctypes.c_void_p),
+        ("x", ctypes.c_void_p),
+        ("y", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("residual", ctypes.c_void_p),
+        ("multiply", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("x_stride", ctypes.c_int64),
+        ("y_stride", ctypes.c_int64),
+        ("residual_stride", ctypes.c_int64),
+        ("multiply_stride", ctypes.c_int64),
+        ("x_type", ctypes.c_int32),
+        ("y_type", ctypes.c_int32),
+        ("activation", ctypes.c_int32),
+        ("activation_bits", ctypes.c_int32),
+    )
+
+
+class MatrixInfoStruct(ctypes.Structure):
+    """``llmc_matrix_info``: what a packed matrix says of itself."""
+
+    _fields_ = (
+        ("kind", ctypes.c_int32),
+        ("group", ctypes.c_int32),
+        ("outputs", ctypes.c_int64),
+        ("inputs", ctypes.c_int64),
+        ("bytes", ctypes.c_int64),
+    )
 
 
 class LayoutStruct(ctypes.Structure):

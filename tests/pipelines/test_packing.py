@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmasos.api import WEIGHT_OPS, PackedBatch, PackedWeight
+from llmasos.api import WEIGHT_OPS, PackedBatch, PackedWeight, WeightsError
 from llmasos.pipelines.binding import bind_ops
+from llmasos.pipelines.bound import BoundOps
 from llmasos.pipelines.load import opened_model
 from llmasos.testing.checkpoints import write_checkpoint
 
@@ -156,3 +157,39 @@ def test_a_back_end_that_fails_at_packing_leaves_weights_as_they_are(hub, tmp_pa
     assert isinstance(loaded.model.head_weight, torch.Tensor)
     assert isinstance(loaded.model.blocks[0].attention.query.weight, PackedWeight) == bool(limit)
     assert len(warnings) == bool(limit)
+
+
+@pytest.mark.parametrize(
+    ("error", "quantised", "raised"),
+    [
+        (WeightsError("NaN in row 3"), False, WeightsError),
+        (WeightsError("NaN in row 3"), True, WeightsError),
+        (RuntimeError("driver"), True, RuntimeError),
+        (RuntimeError("driver"), False, None),
+    ],
+    ids=["weights", "quantised weights", "quantised", "plain"],
+)
+def test_only_a_failure_of_the_back_end_leaves_weights_as_they_are(error, quantised, raised) -> None:
+    """What is said about the weights is the user's, and other weights than quantised ones would not be what was asked for."""
+
+    class Failing:
+        def devices(self):
+            return ("cpu",)
+
+        def dtypes(self, device):
+            return ("float32",)
+
+        def pack(self, weight, lookup):
+            raise error
+
+    warnings: list[str] = []
+    bound = BoundOps({}, {}, {}, Failing(), backend="acme/a", warn=warnings.append, quantised=quantised)
+    weight = torch.ones(2, 3)
+    if raised is None:
+        assert bound.pack(weight, False) is weight
+        assert bound.pack(weight, False) is weight
+        assert warnings == ["weights are used as they are: acme/a.pack of [2, 3] raised RuntimeError: driver"]
+    else:
+        with pytest.raises(raised):
+            bound.pack(weight, False)
+        assert warnings == []

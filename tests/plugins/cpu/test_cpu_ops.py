@@ -88,8 +88,16 @@ def test_weights_that_are_no_numbers_are_refused_when_they_are_quantised(tmp_pat
     one.prepare("cpu", dtype, tmp_path)
     weight = torch.ones(4, 64)
     weight[2, 5] = value
-    with pytest.raises(WeightsError):
+    with pytest.raises(WeightsError, match=r"\[4, 64\] holds NaN or infinity"):
         one.pack(weight, False)
+
+
+@needs_library
+def test_weights_that_four_bits_have_no_scale_for_are_refused(tmp_path) -> None:
+    one = CpuBackend()
+    one.prepare("cpu", "int4", tmp_path)
+    with pytest.raises(WeightsError, match="65,504"):
+        one.pack(torch.full((4, 64), 1e6), False)
 
 
 @needs_library
@@ -120,7 +128,7 @@ def test_what_does_not_fit_is_an_error_and_not_a_crash() -> None:
         weights.token_logprobs(torch.randn(2, 16), one, None, torch.tensor([0, 32]))
     with pytest.raises(UsageError, match="swish"):
         native_ops.activation(torch.ones(2, 2), "swish")
-    with pytest.raises(WeightsError, match=r"\[4, 32\] as int8"):
+    with pytest.raises(WeightsError, match=r"\[4, 32\] holds NaN"):
         matrices.pack(found, torch.full((4, 32), torch.nan), "int8")
 
 

@@ -11,6 +11,8 @@ from native_builds import native
 from torch import Tensor
 
 from llmasos_cpu import library as cpu
+from llmasos_cpu.structures import ACTIVATIONS as CONTRACT
+from llmasos_cpu.structures import ELEMENT_TYPES, LinearStruct, MatrixInfoStruct
 
 BAD_ARGUMENT, BAD_SHAPE, UNSUPPORTED, BAD_DATA = -1, -2, -3, -5
 LEVELS = ("portable", "avx2", "avx512", "amx")
@@ -18,6 +20,9 @@ ROWS = (1, 2, 3, 5, 8, 14, 15, 16, 17, 33, 100)
 SHAPES = ((1, 1), (33, 7), (64, 300), (70, 1030))
 CANARY = 12345.0
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+#: What the library knows besides the activations of the contract.
+CODES = {**CONTRACT, "none": 0, "gelu_tanh": CONTRACT["gelu_new"], "gelu_quick": 5, "relu2": 6}
 
 
 @functools.cache
@@ -59,14 +64,14 @@ def values(level: str, matrix: Tensor, outputs: int, inputs: int) -> Tensor:
     out = torch.empty(outputs, inputs)
     order = torch.arange(outputs)
     status = library(level).llmc_matrix_gather(
-        matrix.data_ptr(), order.data_ptr(), outputs, cpu.FP32, out.data_ptr(), inputs
+        matrix.data_ptr(), order.data_ptr(), outputs, ELEMENT_TYPES["torch.float32"], out.data_ptr(), inputs
     )
     assert status == cpu.OK
     return out
 
 
-def linear_call(matrix: Tensor, x: Tensor, y: Tensor, **options: object) -> cpu.LinearCall:
-    call = cpu.LinearCall(matrix=matrix.data_ptr(), x=x.data_ptr(), y=y.data_ptr(), rows=len(x))
+def linear_call(matrix: Tensor, x: Tensor, y: Tensor, **options: object) -> LinearStruct:
+    call = LinearStruct(matrix=matrix.data_ptr(), x=x.data_ptr(), y=y.data_ptr(), rows=len(x))
     call.x_stride, call.y_stride = x.stride(0), y.stride(0)
     call.x_type, call.y_type = TYPES[x.dtype], TYPES[y.dtype]
     for name in ("residual", "multiply", "bias"):
@@ -75,7 +80,7 @@ def linear_call(matrix: Tensor, x: Tensor, y: Tensor, **options: object) -> cpu.
             setattr(call, name, tensor.data_ptr())
             if name != "bias":
                 setattr(call, name + "_stride", tensor.stride(0))
-    call.activation = cpu.ACTIVATIONS[str(options.get("activation", "none"))]
+    call.activation = CODES[str(options.get("activation", "none"))]
     call.activation_bits = int(str(options.get("bits", 0)))
     return call
 
@@ -273,7 +278,7 @@ def test_several_products_run_in_order_within_one_call(level: str) -> None:
     matrices = [packed(level, first, "fp32"), packed(level, second, "fp32")]
     x, middle = torch.randn(4, 33), torch.empty(4, 65)
     y = x.clone()
-    calls = (cpu.LinearCall * 2)(
+    calls = (LinearStruct * 2)(
         linear_call(matrices[0], x, middle), linear_call(matrices[1], middle, y, residual=y)
     )
     assert library(level).llmc_linears(ctypes.byref(calls), 2) == cpu.OK
@@ -339,7 +344,7 @@ def test_malformed_arguments_are_refused() -> None:
     empty = linear_call(matrix, x[:0], y[:0])
     assert functions.llmc_linear(ctypes.byref(empty)) == cpu.OK
 
-    info = cpu.MatrixInfo()
+    info = MatrixInfoStruct()
     assert functions.llmc_matrix_describe(matrix.data_ptr(), size, ctypes.byref(info)) == cpu.OK
     assert (info.outputs, info.inputs, info.kind, info.bytes) == (40, 20, kind, size)
     for position, length in (
@@ -359,6 +364,6 @@ def test_malformed_arguments_are_refused() -> None:
     for index in (-1, 40):
         wrong = torch.tensor([index])
         status = functions.llmc_matrix_gather(
-            matrix.data_ptr(), wrong.data_ptr(), 1, cpu.FP32, out.data_ptr(), 20
+            matrix.data_ptr(), wrong.data_ptr(), 1, ELEMENT_TYPES["torch.float32"], out.data_ptr(), 20
         )
         assert status == BAD_ARGUMENT
