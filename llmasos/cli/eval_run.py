@@ -197,7 +197,7 @@ def command(
 ) -> None:
     """Score MODEL on tasks or suites.
 
-    Tasks are names, or paths of task files. MODEL is a folder, a file, registry://org/name, hf://org/name or pypi:package/path. Results are written as documents
+    Tasks are names, patterns such as 'mmlu_*', or paths of task files. MODEL is a folder, a file, registry://org/name, hf://org/name or pypi:package/path. Results are written as documents
     finish; the same command goes on where a run was interrupted. The table goes to standard output, with --json the whole record.
     """
     with state.output.progress() as progress:

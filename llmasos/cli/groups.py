@@ -5,6 +5,7 @@ Listing and ``--help`` read tables and the index; a command is imported when it 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -50,14 +51,25 @@ class OpenGroup(click.Group):
         """As click, with the default command for anything else, or near misses where there is none."""
         name = args[0]
         if self.get_command(context, name) is None and not name.startswith("-"):
-            if self.default is not None:
-                return super().resolve_command(context, [self.default, *args])
             from llmasos.near_miss import did_you_mean
+
+            if self.default is not None and not self._misspelt(name, context):
+                return super().resolve_command(context, [self.default, *args])
 
             raise click.UsageError(
                 f"no command `{name}`{did_you_mean(name, self.list_commands(context))}", context
             )
         return super().resolve_command(context, args)
+
+    def _misspelt(self, name: str, context: click.Context) -> bool:
+        """Whether a word is a command with a slip in it rather than what the default command takes: models and paths that
+        are there, and references, look otherwise."""
+        from llmasos.near_miss import closest
+
+        plain = name.replace("-", "").replace("_", "").isalpha()
+        return (
+            plain and not os.path.exists(name) and bool(closest(name, self.list_commands(context), limit=1))
+        )
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         """Options of the default command may stand first: ``llmasos eval --limit 8 MODEL TASK``."""

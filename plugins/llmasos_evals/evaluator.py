@@ -20,8 +20,11 @@ from llmasos.api import (
     EvaluationError,
     Evaluator,
     HubAPI,
+    InputError,
+    LlmasosError,
     MissingDependency,
     ModelNotFound,
+    PreparedModel,
     Progress,
     Tokenizer,
     UnknownName,
@@ -33,13 +36,13 @@ from llmasos_evals.records.record import sealed
 from llmasos_evals.records.results import Tally, group_sections
 from llmasos_evals.records.runs import TaskRun, describe, execution_section
 from llmasos_evals.records.samples import is_whole, sample_line
-from llmasos_evals.records.store import SampleStore
+from llmasos_evals.records.store import SampleStore, require_writable
 from llmasos_evals.samples import Samples
 from llmasos_evals.scoring.session import ScoringSession
 from llmasos_evals.scoring.suite import Finished
 from llmasos_evals.tasks.chat import chat_settings
 from llmasos_evals.tasks.library import Selection, select
-from llmasos_evals.tasks.names import Misspelt
+from llmasos_evals.tasks.names import Misspelt, Names, expanded
 from llmasos_evals.tasks.task import Score, Task
 
 
@@ -68,6 +71,8 @@ class HarnessEvaluator:
         Raises InputError and UnknownName for tasks, what ``load_model`` raises for the model, UsageError when the output
         folder holds another run, EvaluationError when scoring cannot be completed. Finished documents are kept in any case.
         """
+        require_writable(Path(request.output or hub.cache_dir / "evals"))
+        request = replace(request, tasks=expanded(request.tasks, Names(request.include, hub, progress)))
         if request.engine == "lm-eval":
             return _elsewhere(request, hub, progress)
         watch = Stopwatch()
@@ -76,9 +81,7 @@ class HarnessEvaluator:
             selection = select_tasks(request, hub)
         with watch.phase("model"):
             progress.phase(f"opening {request.model}")
-            prepared = hub.prepare_model(
-                request.model, device=request.device, dtype=request.dtype, allow_pickle=request.allow_pickle
-            )
+            prepared = _prepared(request, hub)
         samples = Samples(request, selection) if request.limit == "auto" else None
         with watch.phase("prompts"):
             asked = request if samples is None else samples.pilot()
@@ -178,7 +181,11 @@ def select_tasks(request: EvalRequest, hub: HubAPI) -> Selection:
 
     try:
         return found()
+    except InputError:
+        _refuse_swapped(request, hub)
+        raise
     except UnknownName as error:
+        _refuse_swapped(request, hub)
         # The task may be one of a plugin that the model requires: looking at the model offers to install it. Only models of
         # a registry say what they require before they are here, and a name with a slip in it is worth no download.
         registered = request.model.startswith("registry://")
@@ -190,6 +197,43 @@ def select_tasks(request: EvalRequest, hub: HubAPI) -> Selection:
             if registered:
                 again.hint = f"{again.hint} Or, if a plugin that the model requires has it: llmasos model pull {request.model}"
             raise
+
+
+def _refuse_swapped(request: EvalRequest, hub: HubAPI) -> None:
+    """Raise UsageError where the model is a task, and a task is a model."""
+    if not _is_task(request.model, request, hub):
+        return
+    for name in request.tasks:
+        remote = name.startswith(("hf://", "registry://", "pypi:")) and not name.startswith("hf://datasets/")
+        if remote or name.endswith(".gguf") or Path(name, "config.json").is_file():
+            rest = [request.model, *(other for other in request.tasks if other != name)]
+            raise UsageError(
+                f"{request.model} is a task and {name} a model: the model comes first",
+                hint=f"llmasos eval {name} {' '.join(rest)}",
+            )
+
+
+def _is_task(name: str, request: EvalRequest, hub: HubAPI) -> bool:
+    path = Path(name)
+    if path.exists():
+        return path.suffix in (".yaml", ".yml")
+    with suppress(LlmasosError):
+        return Names(request.include, hub).known(name, None) is not None
+    return False
+
+
+def _prepared(request: EvalRequest, hub: HubAPI) -> PreparedModel:
+    """The model without its weights. Raises what ``prepare_model`` does, with another hint where a task was named."""
+    try:
+        return hub.prepare_model(
+            request.model, device=request.device, dtype=request.dtype, allow_pickle=request.allow_pickle
+        )
+    except ModelNotFound as error:
+        if _is_task(request.model, request, hub):
+            error.hint = (
+                f"{request.model} is a task; the model comes first: llmasos eval MODEL {request.model}"
+            )
+        raise
 
 
 def plan_tasks(

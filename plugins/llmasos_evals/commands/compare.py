@@ -109,11 +109,7 @@ def command(
         ]
     corrected(found)
     if not any(comparison.rows for comparison in found):
-        reasons = [f"{what}: {why}" for comparison in found for what, why in comparison.skipped]
-        raise UsageError(
-            f"nothing can be compared: {reasons[0] if reasons else 'no score was chosen'}",
-            hint="--allow KIND compares although that differs" if reasons else "look at --task and --metric",
-        )
+        raise _nothing(opened, found)
     for comparison, other in zip(found, opened[1:], strict=True):
         named = f"{_name(other)}: " if len(found) > 1 else ""
         for remark in comparison.remarks:
@@ -139,6 +135,26 @@ def command(
         ],
     }
     state.output.emit(document, lambda: _human(state, opened, found, alpha))
+
+
+def _nothing(runs: Sequence[Run], found: Sequence[Comparison]) -> UsageError:
+    """What to say when no score of any run can be compared."""
+    reasons = [f"{what}: {why}" for comparison in found for what, why in comparison.skipped]
+    refused = sorted({kind for comparison in found for kind in comparison.refused})
+    message = f"nothing can be compared: {reasons[0] if reasons else 'no score was chosen'}"
+    if not any(set(runs[0].tasks) & set(other.tasks) for other in runs[1:]):
+        has = "; ".join(f"{_name(run)} has {_few(run.tasks)}" for run in runs)
+        message = f"nothing can be compared: the runs have no task in common ({has})"
+        hint = "score both models on the same tasks"
+    elif refused:
+        hint = f"{' '.join(f'--allow {kind}' for kind in refused)} compares although that differs"
+    else:
+        hint = "`llmasos eval show RUN` shows what a run has" if reasons else "look at --task and --metric"
+    return UsageError(message, hint=hint)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (" ..." if len(names) > 4 else "") or "none"
 
 
 def _name(run: Run) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +36,19 @@ def command(
     PATTERN is a part of the name, or a pattern such as 'blimp_*'. Folders in the setting `include` of the plugin llmasos-evals are listed
     without --include. The first look into a large folder reads its files; later ones take what was found then, and read what changed.
     """
-    from llmasos_evals.tasks.names import Names
+    from llmasos_evals.tasks.names import Names, has_magic, matches
 
     with state.output.progress() as progress:
         names = Names(include, state.hub, progress)
-        part = pattern if pattern is not None and not _has_magic(pattern) else wanted_tag
+        part = pattern if pattern is not None and not has_magic(pattern) else wanted_tag
         entries = list(names.entries(part))
         broken = names.broken()
     chosen = [
         entry
         for entry in entries
-        if (pattern is None or _matches(entry.name, pattern))
+        if (
+            pattern is None or (matches(entry.name, pattern) if has_magic(pattern) else pattern in entry.name)
+        )
         and not (groups and entry.kind == "task")
         and (
             wanted_tag is None
@@ -65,17 +66,6 @@ def command(
         [_facts(entry) for entry in chosen],
         lambda: state.output.table(COLUMNS, list(map(_row, chosen))),
     )
-
-
-def _has_magic(pattern: str) -> bool:
-    return any(character in pattern for character in "*?[")
-
-
-def _matches(name: str, pattern: str) -> bool:
-    if not _has_magic(pattern):
-        return pattern in name
-    # Tasks of a plugin are called by the last part of their name, too.
-    return fnmatchcase(name, pattern) or fnmatchcase(name.rpartition("/")[2], pattern)
 
 
 def _row(entry: Any) -> tuple[Any, ...]:

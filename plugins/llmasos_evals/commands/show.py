@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from llmasos.api import command_options
+from llmasos.api import UnknownName, command_options
 
 #: Longest value of a field shown to people; --json has all of it.
 _FIELD = 400
@@ -57,15 +57,23 @@ def command(
     from llmasos_evals.tasks.names import Names
     from llmasos_evals.tasks.outline import outline
 
-    with state.output.progress() as progress:
-        told = outline(
-            what,
-            Names(include, state.hub, progress),
-            state.hub,
-            num_fewshot=num_fewshot,
-            allow_task_code=allow_task_code,
-            allow_code_execution=allow_code_execution,
-        )
+    try:
+        with state.output.progress() as progress:
+            told = outline(
+                what,
+                Names(include, state.hub, progress),
+                state.hub,
+                num_fewshot=num_fewshot,
+                allow_task_code=allow_task_code,
+                allow_code_execution=allow_code_execution,
+            )
+    except UnknownName as error:
+        if len(Path(what).parts) > 1 or what.endswith("/"):
+            error.message = f"there is no run and no task at {what}"
+            error.hint = (
+                "RUN is the folder that `llmasos eval` names at its end; `llmasos eval ls` lists tasks"
+            )
+        raise
     state.output.emit(told, lambda: "\n".join(_page(told)))
 
 

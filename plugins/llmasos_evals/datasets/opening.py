@@ -45,11 +45,13 @@ class DataRequest:
     source: Path = Path()
     #: Splits that the task may read, for hints.
     splits: Sequence[str] = ()
+    #: Whose data it is, for messages. None: the task's.
+    of: str | None = None
 
     @property
     def what(self) -> str:
-        """For messages."""
-        return f"task {self.task}"
+        """Whose data it is, for messages."""
+        return self.of or f"task {self.task}"
 
 
 class Data:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -39,16 +40,23 @@ def shelve(
         raise UsageError(f"{name!r} cannot name data", hint="a name such as mine or org/name")
     place = _collected(name, config, paths, splits, format_name, options)
     what = f"the data {name}"
-    data = Data(DataRequest(name, name, config, options), None, place)
+    data = Data(DataRequest(name, name, config, options, of=what), None, place)
     progress.phase(f"reading {name}", len(place.splits))
     rows: dict[str, int] = {}
     columns: dict[str, tuple[str, ...]] = {}
     files: dict[str, tuple[ShelfFile, ...]] = {}
     for split in place.splits:
         read = data.split(split)
+        if not len(read):
+            progress.warn(f"split {split} of {name} is empty")
         rows[split], columns[split] = len(read), tuple(read.column_names)
         files[split] = tuple(_noted(path, what) for path in place.paths(split))
         progress.advance()
+    if not any(rows.values()):
+        raise InputError(
+            f"there are no rows in {', '.join(str(path) for split in place.splits for path in place.paths(split))}",
+            hint="nothing was added; look at the files, and at --format and --option",
+        )
     entry = ShelfEntry(
         name=name,
         config=config,
@@ -83,7 +91,8 @@ def _collected(
             split, equals, file = str(path).partition("=")
             meant = equals and SPLIT.fullmatch(split) and Path(file).exists()
             raise InputError(
-                f"no file or folder {path}", hint=f"did you mean --split {path}?" if meant else None
+                f"no file or folder {path}",
+                hint=f"did you mean --split {path}?" if meant else _beside(path),
             )
         if not (path.is_file() or path.is_dir()):
             raise InputError(f"{path} is neither a file nor a folder", hint="write what it gives to a file")
@@ -117,6 +126,16 @@ def _collected(
                     f"{path} has no ending of a known format", hint=f"--format {' | '.join(FORMATS)}"
                 )
     return replace(place, files={split: tuple(found) for split, found in files.items()})
+
+
+def _beside(path: Path) -> str:
+    """A hint for a path that leads nowhere: names like it in its folder, or where it was looked for."""
+    folder = path.parent
+    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.8)
+    if near:
+        return f"did you mean {', '.join(str(folder / name) for name in near)}?"
+    return f"it was looked for in {folder.absolute()}"
 
 
 def _noted(path: Path, what: str) -> ShelfFile:

@@ -170,7 +170,10 @@ def read_record(file: Path) -> dict[str, Any]:
     try:
         check_record(record)
     except ValueError as error:
-        raise InputError(f"{file} is not a record that this version reads: {error}") from None
+        raise InputError(
+            f"{file} is not a record that this version reads: {error}",
+            hint="read it with the llmasos that wrote it, compute the run again, or ask whoever gave you the file",
+        ) from None
     return record
 
 

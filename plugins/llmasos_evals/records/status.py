@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ STATUS_FILE = "status.json"
 def mark_started(event: EvalEvent) -> None:
     """``running``, with the process number. A run without ``--output`` has no folder to mark yet."""
     if event.request.output is not None:
-        event.request.output.mkdir(parents=True, exist_ok=True)
-        _mark(event.request.output, "running", process=os.getpid(), model=event.request.model)
+        with suppress(OSError):  # a folder that cannot be written is refused by whoever writes results there
+            event.request.output.mkdir(parents=True, exist_ok=True)
+            _mark(event.request.output, "running", process=os.getpid(), model=event.request.model)
 
 
 def mark_finished(event: EvalEvent) -> None:
@@ -31,7 +33,8 @@ def mark_failed(event: EvalEvent) -> None:
     folder = event.request.output
     if folder is not None and folder.is_dir():
         state = "interrupted" if isinstance(event.error, KeyboardInterrupt) else "failed"
-        _mark(folder, state, error=str(event.error) or type(event.error).__name__)
+        with suppress(OSError):
+            _mark(folder, state, error=str(event.error) or type(event.error).__name__)
 
 
 def _mark(folder: Path, state: str, **facts: Any) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,18 @@ WORK_FOLDER = ".work"
 FSYNC_INTERVAL = 2.0
 #: Samples files kept open at once: suites have hundreds of tasks, and systems have limits.
 OPEN_FILES = 100
+
+
+def require_writable(folder: Path) -> None:
+    """Make a folder, and raise UsageError when no file can be written there: before anything is computed for it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to {folder}: {error.strerror or error}", hint="choose another folder with --output"
+        ) from None
 
 
 def write_json(path: Path, value: Any) -> None:

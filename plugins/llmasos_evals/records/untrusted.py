@@ -38,7 +38,9 @@ def read_object(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
     except ValueError as error:
-        raise InputError(f"{path} is damaged: {error}") from None
+        raise InputError(
+            f"{path} is damaged: {error}", hint="compute the run again, or ask whoever gave you the file"
+        ) from None
 
 
 def foreign_json(path: Path, limit: int) -> Any:

@@ -101,7 +101,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             data = file.read(MAX_FILE + 1)
         text = data.decode("utf-8")
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+        raise InputError(
+            f"cannot read {path}: {error.strerror or error}",
+            hint="--rules names a file with a rule a line; --rule 'arc_easy.acc>=0.4' is a rule itself",
+        ) from None
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text") from None
     if len(data) > MAX_FILE:

@@ -70,11 +70,13 @@ class Row:
 
 @dataclass(slots=True)
 class Comparison:
-    """Two runs compared. ``skipped`` says of a task or score why it was not, ``remarks`` what a reader should know."""
+    """Two runs compared. ``skipped`` says of a task or score why it was not, ``remarks`` what a reader should know,
+    ``refused`` which kinds of mismatch kept something out."""
 
     rows: list[Row] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    refused: set[Kind] = field(default_factory=set)
 
 
 def compare_runs(
@@ -107,6 +109,7 @@ def compare_runs(
         reasons = [mismatch.text for mismatch in differ if mismatch.kind in refused]
         if reasons:
             found.skipped.append((task, "; ".join(reasons)))
+            found.refused |= {mismatch.kind for mismatch in differ} & refused
             continue
         found.remarks += [f"{task}: {mismatch.text}" for mismatch in differ]
         for row in _task_rows(
@@ -162,6 +165,7 @@ def _task_rows(
         differ: list[Mismatch] = signatures(score, theirs[key])
         if differ and "signature" in refused:
             found.skipped.append((f"{task}.{_name(key)}", differ[0].text))
+            found.refused.add("signature")
             continue
         found.remarks += [f"{task}: {mismatch.text}" for mismatch in differ]
         both[key] = score

@@ -126,7 +126,10 @@ class Documents:
         """The rows that are scored, after ``process_docs``. Raises InputError when there are none."""
         rows = self._split(self.config.eval_split, examples=False)
         if not len(rows):
-            raise InputError(f"task {self.config.task}: split {self.config.eval_split!r} has no documents")
+            raise InputError(
+                f"task {self.config.task}: split {self.config.eval_split!r} has no documents",
+                hint="look at its data files, and at what `process_docs` leaves of them",
+            )
         return rows
 
     @cached_property

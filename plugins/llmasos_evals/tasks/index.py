@@ -140,7 +140,7 @@ def open_index(
     """
     root = Path(os.path.abspath(root.expanduser()))
     if not root.is_dir():
-        raise InputError(f"--include {root}: no such folder")
+        raise InputError(f"--include {root}: no such folder", hint="give a folder with task files")
     kept = _kept_path(root, cache) if cache is not None and deep else None
     known = _load(kept, root) if kept is not None else None
     if known is not None and _is_current(known):

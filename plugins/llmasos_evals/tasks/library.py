@@ -101,6 +101,8 @@ class Library:
         path = Path(name).expanduser()
         if path.suffix in (*task_suffixes(), ".yml") or (len(path.parts) > 1 and path.exists()):
             return [self._from_file(path, {}, ())]
+        if path.is_dir() and self.names.known(name, None) is None:
+            return [self._from_file(path, {}, ())]
         return self._from_entry(self.names.find(name, None), {}, (), None)
 
     def _from_entry(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
@@ -138,6 +139,41 @@ class Names:
             return entry.path
         path: Path = self.hub.get("task", entry.name)
         return path
+
+
+def expanded(wanted: Sequence[str], names: Names) -> tuple[str, ...]:
+    """What was asked for, with the names of tasks in the place of patterns such as ``mmlu_*``.
+
+    Only tasks: a group may set its members otherwise. Raises UnknownName for a pattern that no task matches.
+    """
+    found: dict[str, None] = {}
+    for name in wanted:
+        if (
+            not has_magic(name)
+            or name.endswith((".yaml", ".yml", ".json", ".jsonl"))
+            or names.known(name, None)
+        ):
+            found[name] = None
+            continue
+        matching = {
+            entry.name.rpartition("/")[2]
+            for entry in names.entries(None)
+            if entry.kind == "task" and matches(entry.name, name)
+        }
+        if not matching:
+            raise UnknownName(f"no task matches {name!r}", hint="`llmasos eval ls` lists the tasks")
+        found.update(dict.fromkeys(sorted(matching)))
+    return tuple(found)
+
+
+def has_magic(pattern: str) -> bool:
+    """Whether a text is a pattern, and no plain name."""
+    return any(character in pattern for character in "*?[")
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a task's name fits a pattern; tasks of a plugin are called by the last part of their name, too."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name.rpartition("/")[2], pattern)
 
 
 def permanent_folders(hub: HubAPI) -> tuple[Path, ...]:

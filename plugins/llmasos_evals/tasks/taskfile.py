@@ -92,7 +92,10 @@ def _parse(path: Path, included_by: Path | None) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"cannot read task file {path}{where}: {error.strerror}") from error
     if len(raw) > MAX_BYTES:
-        raise InputError(f"{path}: larger than {MAX_BYTES // 2**20} MiB, which no task file is")
+        raise InputError(
+            f"{path}: larger than {MAX_BYTES // 2**20} MiB, which no task file is",
+            hint="TASK is a name that `llmasos eval ls` lists, or the path of a task file",
+        )
     return parse_text(raw, path)
 
 
@@ -102,9 +105,15 @@ def parse_text(raw: bytes, path: Path) -> dict[str, Any]:
     try:
         value = yaml.load(raw, Loader=_loader(path.parent))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise InputError(f"{path}: not valid YAML: {_one_line(error)}") from error
+        raise InputError(
+            f"{path}: not valid YAML: {_one_line(error)}",
+            hint="text with `: `, `#`, `{` or `[` in it stands between quotes; indent with spaces",
+        ) from error
     if not isinstance(value, dict):
-        raise InputError(f"{path}: a task file is a mapping of fields, this is {type(value).__name__}")
+        raise InputError(
+            f"{path}: a task file is a mapping of fields, this is {type(value).__name__}",
+            hint="it begins with a line such as `task: my_task`",
+        )
     value = {str(key): item for key, item in value.items()}
     anchor_data_files(value, path.parent)
     return value
@@ -165,4 +174,4 @@ def anchor_data_files(value: dict[str, Any], folder: Path) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return " ".join(str(error).replace(' in "<byte string>",', " at").split())

@@ -71,8 +71,13 @@ def read_fields(path: Path, name: str | None = None, data: Data | None = None) -
     if path.is_dir():
         inside = [path / file for file in FOLDER_FILES if (path / file).is_file()]
         if not inside:
+            if (path / "run.json").is_file() or (path / "record.json").is_file():
+                raise InputError(
+                    f"{path} is the folder of a run and no task", hint=f"`llmasos eval show {path}` shows it"
+                )
             raise InputError(
-                f"the folder {path} has no {' or '.join(FOLDER_FILES)}", hint=f"--include {path}"
+                f"the folder {path} is no task: it has no {' or '.join(FOLDER_FILES)}",
+                hint=f"`llmasos eval ls --include {path}` lists the task files in it; name one, with --include {path}",
             )
         path = inside[0]
     if path.suffix == ".json" and path.is_file():
