@@ -58,6 +58,34 @@ from llmasos.errors import UsageError
     show_default=True,
     help="Divide the scores of tokens already there; 1 is off.",
 )
+@click.option(
+    "--num-beams",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Search with so many beams; 1 is off.",
+)
+@click.option(
+    "--length-penalty",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Beams compete by their log-probability over length to this power.",
+)
+@click.option(
+    "--early-stopping",
+    type=click.Choice(["yes", "no", "never"]),
+    default="no",
+    show_default=True,
+    help="End the search once all beams have ended; or when no better one is likely, or possible.",
+)
+@click.option(
+    "--num-return-sequences",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="So many of the best beams (with --json).",
+)
 @click.option("--stop", multiple=True, help="End at this text; may be given more than once.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same text.")
 @click.option("--logprobs", is_flag=True, help="Report the log-probability of each token (with --json).")
@@ -86,6 +114,10 @@ def command(
     top_p: float,
     min_p: float,
     repetition_penalty: float,
+    num_beams: int,
+    length_penalty: float,
+    early_stopping: str,
+    num_return_sequences: int,
     stop: tuple[str, ...],
     seed: int,
     logprobs: bool,
@@ -104,6 +136,10 @@ def command(
         raise UsageError("--system needs --chat", hint="add --chat")
     if logprobs and state.output.mode != "json":
         raise UsageError("--logprobs needs --json", hint="add --json; text output has no place for them")
+    if num_return_sequences > 1 and state.output.mode != "json":
+        raise UsageError(
+            "--num-return-sequences needs --json", hint="add --json; text output shows the best beam"
+        )
     texts = _read(prompts)
     params = SamplingParams(
         max_new_tokens=max_new_tokens,
@@ -115,6 +151,10 @@ def command(
         stop=stop,
         seed=seed,
         logprobs=logprobs,
+        num_beams=num_beams,
+        length_penalty=length_penalty,
+        early_stopping="never" if early_stopping == "never" else early_stopping == "yes",
+        num_return_sequences=num_return_sequences,
     )
     output = state.output
     with output.progress() as progress:

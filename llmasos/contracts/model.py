@@ -346,17 +346,30 @@ class SamplingParams:
     logprobs: bool = False
     #: Go on past the end-of-sequence token (benchmarks, parity tests).
     ignore_eos: bool = False
+    #: Beam search over so many beams, with the meaning of the four settings in transformers; 1 is off. Greedy only.
+    num_beams: int = 1
+    #: Beams compete by the sum of their log-probabilities over length ** ``length_penalty``.
+    length_penalty: float = 1.0
+    #: True: over once ``num_beams`` beams have ended. False, "never": when no better one is likely, or possible.
+    early_stopping: bool | Literal["never"] = False
+    #: How many of the best beams are returned.
+    num_return_sequences: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One finished completion. ``text`` excludes the stop string; ``tokens`` are the ids generated, end token excluded."""
+    """One finished completion. ``text`` excludes the stop string; ``tokens`` are the ids generated, end token excluded.
+
+    Beam search gives each its ``score`` and the best one the others that were asked for as ``alternatives``, best first.
+    """
 
     text: str
     tokens: tuple[int, ...]
     finish: Literal["stop", "length", "eos"]
     prompt_tokens: int
     logprobs: tuple[float, ...] | None = None
+    score: float | None = None
+    alternatives: tuple[Generation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,9 @@ from llmasos.contracts.model import (
     PackedBatch,
     SamplingParams,
 )
-from llmasos.contracts.tokenizer import Tokenizer
 from llmasos.errors import UsageError
-from llmasos.pipelines import sampling
+from llmasos.pipelines import beams, sampling
+from llmasos.pipelines.endings import Endings
 from llmasos.pipelines.prefixes import SlotContents, worth_sharing
 from llmasos.pipelines.text_stream import TextStream
 
@@ -128,31 +128,10 @@ def _prompt_ids(loaded: LoadedModel, prompt: str | Sequence[int], index: int) ->
     return ids
 
 
-def _end_tokens(loaded: LoadedModel, params: SamplingParams) -> frozenset[int]:
-    """Tokens that end a completion: what tokenizer and configuration say, and stop strings that are special tokens."""
-    tokenizer, ends = loaded.tokenizer, set()
-    if not params.ignore_eos:
-        stated = loaded.model.config.get("eos_token_id")
-        ends = {*tokenizer.special.stop, *(stated if isinstance(stated, list) else [stated])}
-    return frozenset(end for end in ends if isinstance(end, int) and 0 <= end < loaded.model.vocab_size)
-
-
-def _stop_tokens(tokenizer: Tokenizer, stop: Sequence[str]) -> frozenset[int]:
-    """Stop strings that are special tokens: they leave no text behind in which they could be found."""
-    found = ((text, tokenizer.token_id(text)) for text in stop)
-    return frozenset(
-        token
-        for text, token in found
-        if token is not None
-        and tokenizer.decode([token]) == text
-        and not tokenizer.decode([token], skip_special_tokens=True)
-    )
-
-
 def _run(
     loaded: LoadedModel, rows: list[_Row], params: SamplingParams, batch_size: int, share_prefixes: bool
 ) -> Iterator[GenerationChunk]:
-    ends, stops = _end_tokens(loaded, params), _stop_tokens(loaded.tokenizer, params.stop)
+    endings = Endings(loaded, params)
     waiting: deque[_Row] = deque()
     for row in rows:
         if row.room > 0:
@@ -160,6 +139,10 @@ def _run(
         else:
             yield _last(row, params, "length")
     if not waiting:
+        return
+    if params.num_beams > 1:
+        asked = [(row.index, row.prompt, row.room) for row in waiting]
+        yield from beams.search(loaded.model, loaded.tokenizer, asked, params, endings, batch_size)
         return
     slots = min(batch_size, len(waiting))
     # the last token generated is never fed back
@@ -191,7 +174,7 @@ def _run(
         for row, (token, logprob) in zip(
             list(running), _step(loaded.model, running, cache, repeats, params), strict=True
         ):
-            chunk = _take(row, token, logprob, params, ends, stops)
+            chunk = _take(row, token, logprob, params, endings)
             if chunk.done is not None:
                 running.remove(row)
                 free.append(row.slot)
@@ -200,14 +183,10 @@ def _run(
             yield chunk
 
 
-def _take(
-    row: _Row, token: int, logprob: float, params: SamplingParams, ends: frozenset[int], stops: frozenset[int]
-) -> GenerationChunk:
+def _take(row: _Row, token: int, logprob: float, params: SamplingParams, endings: Endings) -> GenerationChunk:
     """Add one token to a row; says so, or that the row is done."""
-    if token in stops:
-        return _last(row, params, "stop")
-    if token in ends:
-        return _last(row, params, "eos")
+    if token in endings:
+        return _last(row, params, endings.finish(token))
     row.tokens.append(token)
     row.logprobs.append(logprob)
     row.fresh = [token]

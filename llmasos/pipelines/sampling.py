@@ -31,10 +31,29 @@ def check(params: SamplingParams) -> None:
             0 < params.repetition_penalty < math.inf,
             "above 0; 1 is off",
         ),
+        ("num_beams", params.num_beams, params.num_beams >= 1, "1 (off) or more"),
+        ("length_penalty", params.length_penalty, math.isfinite(params.length_penalty), "a finite number"),
+        (
+            "early_stopping",
+            params.early_stopping,
+            params.early_stopping in (True, False, "never"),
+            "True, False or 'never'",
+        ),
+        (
+            "num_return_sequences",
+            params.num_return_sequences,
+            1 <= params.num_return_sequences <= params.num_beams,
+            f"from 1 to num_beams = {params.num_beams}",
+        ),
     )
     for name, value, fine, wanted in limits:
         if not fine:
             raise UsageError(f"{name} = {value!r}", hint=f"{name} must be {wanted}")
+    if params.num_beams > 1 and params.temperature > 0:
+        raise UsageError(
+            f"beam search with temperature = {params.temperature!r}",
+            hint="beams are searched at temperature 0; sampling takes num_beams = 1",
+        )
     if "" in params.stop:
         raise UsageError("an empty stop string would end every text at once", hint="leave it out")
 

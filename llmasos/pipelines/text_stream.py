@@ -33,10 +33,10 @@ class TextStream:
         # than a millisecond.
         text = self._tokenizer.decode(self._tokens, skip_special_tokens=True)
         certain = text.rstrip(REPLACEMENT)
-        found = [at for at in (certain.find(stop, self._sent) for stop in self._stop) if at >= 0]
-        if found:
+        until = up_to_stop(certain, self._stop, self._sent)
+        if len(until) < len(certain):
             self.stopped = True
-            self.text = text[: min(found)]
+            self.text = until
             return self._send(len(self.text))
         self.text = text
         return self._send(len(certain) - self._open_stop(certain))
@@ -57,3 +57,8 @@ class TextStream:
             if any(stop.startswith(text[-length:]) for stop in self._stop):
                 return length
         return 0
+
+
+def up_to_stop(text: str, stop: Sequence[str], begin: int = 0) -> str:
+    """``text`` up to the first of the strings ``stop`` that is found from ``begin`` on; all of it without one."""
+    return text[: min((at for one in stop if (at := text.find(one, begin)) >= 0), default=len(text))]

@@ -172,10 +172,12 @@ class HubLM(TemplateLM):
 
 def _sampling(settings: dict[str, Any], longest: int, stops: tuple[str, ...], seed: int) -> SamplingParams:
     known = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
-    unknown = sorted(set(settings) - set(known) - {"do_sample", "num_beams"})
-    if unknown or settings.get("num_beams", 1) != 1:
-        raise EvaluationError(f"generation setting {(unknown or ['num_beams'])[0]!r} is not supported")
+    beams = {"num_beams": 1, "length_penalty": 1.0, "early_stopping": False}
+    unknown = sorted(set(settings) - set(known) - set(beams) - {"do_sample"})
+    if unknown:
+        raise EvaluationError(f"generation setting {unknown[0]!r} is not supported")
     numbers = {name: type(default)(settings.get(name, default) or default) for name, default in known.items()}
     if settings.get("do_sample") is False:
         numbers["temperature"] = 0.0
-    return SamplingParams(max_new_tokens=longest, stop=stops, seed=seed, **numbers)
+    searched = {name: settings.get(name, default) for name, default in beams.items()}
+    return SamplingParams(max_new_tokens=longest, stop=stops, seed=seed, **numbers, **searched)

@@ -46,6 +46,19 @@ def test_json_has_tokens_and_log_probabilities_for_each_prompt(model: Path) -> N
     assert json.loads(alone.stdout)["completions"][0]["tokens"] == completions[1]["tokens"]
 
 
+def test_beams_have_scores_and_alternatives(model: Path) -> None:
+    command = ("generate", model, "one", "--max-new-tokens", 5, "--num-beams", 3)
+    result = llmasos(*command, "--num-return-sequences", 2, "--length-penalty", 0.5, "--json")
+    assert result.returncode == 0, result.stderr
+    (best,) = json.loads(result.stdout)["completions"]
+    (second,) = best["alternatives"]
+    assert 0 > best["score"] >= second["score"]
+    assert best["tokens"] != second["tokens"]
+    many = llmasos(*command, "--num-return-sequences", 4, "--json")
+    assert many.returncode == 2
+    assert "num_return_sequences must be from 1 to num_beams = 3" in many.stderr
+
+
 def test_the_prompt_may_come_from_standard_input(model: Path) -> None:
     piped = llmasos("generate", model, "-", "--max-new-tokens", 6, stdin="Once")
     given = llmasos("generate", model, "Once", "--max-new-tokens", 6)

@@ -82,6 +82,9 @@ class Comparison:
         if settings.get("temperature") or settings.get("repetition_penalty", 1.0) != 1.0:
             # One flipped bit and a sampled text goes another way.
             return None, True
+        if settings.get("num_beams", 1) != 1:
+            # So does a search: the best of several texts need not have the best token anywhere.
+            return None, True
         gap = self.gap(task, index, number, stored)
         if gap is None or gap > self.tolerance.gap:
             place = next(

@@ -247,6 +247,15 @@ def test_sampled_generations_have_seeds_of_their_own(tmp_path):
     assert not set(seeds([0, 1, 2], seed=2)) & set(first)
 
 
+def test_beams_are_searched_together_and_not_seeded(tmp_path):
+    scorer, hub = make(tmp_path, batch_size=4)
+    asked = {"num_beams": 10, "length_penalty": 0.5, "max_gen_toks": 8}
+    list(scorer.score([generation(n, f"p{n}", **asked) for n in range(3)]))
+    assert [len(prompts) for prompts in hub.generated] == [3]
+    (params,) = hub.params
+    assert (params.num_beams, params.length_penalty, params.temperature) == (10, 0.5, 0)
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -255,6 +264,12 @@ def test_sampled_generations_have_seeds_of_their_own(tmp_path):
         ({"do_sample": False, "temperature": 0.8}, GenerationPlan((), 256, temperature=0.0)),
         ({"temperature": 0.8, "top_p": 0.9, "top_k": 3}, GenerationPlan((), 256, 0.8, 3, 0.9)),
         ({"num_beams": 1, "repetition_penalty": "1.5"}, GenerationPlan((), 256, repetition_penalty=1.5)),
+        ({"num_beams": "4"}, GenerationPlan((), 256, num_beams=4)),
+        ({"num_beams": 1, "length_penalty": 2, "early_stopping": True}, GenerationPlan((), 256)),
+        (
+            {"num_beams": 3, "length_penalty": 0.5, "early_stopping": "never"},
+            GenerationPlan((), 256, num_beams=3, length_penalty=0.5, early_stopping="never"),
+        ),
     ],
 )
 def test_generation_settings(options, expected):
@@ -265,7 +280,11 @@ def test_generation_settings(options, expected):
     ("options", "message"),
     [
         ({"top_q": 1}, "unknown generation setting 'top_q'"),
-        ({"num_beams": 4}, "num_beams 4 is not supported"),
+        ({"num_beams": 0}, "num_beams is 0"),
+        ({"num_beams": 2.5}, "num_beams is 2.5"),
+        ({"num_beams": 4, "do_sample": True, "temperature": 1}, "num_beams 4 with temperature 1"),
+        ({"num_beams": 4, "num_return_sequences": 2}, "num_return_sequences 2 is not supported"),
+        ({"num_beams": 4, "early_stopping": "soon"}, "early_stopping is 'soon'"),
         ({"do_sample": True}, "the temperature is 0"),
         ({"temperature": "hot"}, "temperature is 'hot'"),
     ],
