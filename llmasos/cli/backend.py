@@ -60,7 +60,9 @@ def list_(state: State) -> None:
     """Every back end of the enabled plugins with what it finds here, and which one a model gets that names none."""
     from llmasos.pipelines.backends import list_backends
 
-    value = list_backends(state.hub)
+    with state.output.progress() as progress:
+        progress.phase("asking back ends what they find")
+        value = list_backends(state.hub)
     state.output.emit(value, lambda: _list_page(state, value))
 
 

@@ -51,9 +51,10 @@ def command(state: State) -> ExitCode:
         checks.append(_index(config))
         checks.extend(_plugins(inventory))
         checks.extend(_probes(inventory))
+    required = _requirements()
     value = {
         "environment": _environment(),
-        "packages": _packages(),
+        "packages": _packages(required),
         "settings": {
             name: {"value": str(getattr(config, name)), "from": config.origins[name]} for name in SETTINGS
         },
@@ -63,7 +64,7 @@ def command(state: State) -> ExitCode:
             for record in inventory or ()
         ],
     }
-    state.output.emit(value, lambda: _page(state, value, checks))
+    state.output.emit(value, lambda: _page(state, value, checks, required))
     levels = {check.level for check in checks}
     if "fail" in levels:
         return ExitCode.ENVIRONMENT
@@ -188,11 +189,16 @@ def _environment() -> dict[str, Any]:
     }
 
 
-def _packages() -> dict[str, str | None]:
-    """Versions of what llmasos and its extras require, from metadata; None for what is not installed."""
-    import importlib.metadata as metadata
-
+def _packages(required: dict[str, bool]) -> dict[str, str | None]:
+    """Versions of what llmasos and its extras require; None for what is not installed."""
     from llmasos.kernel.compat import installed_version
+
+    return {name: installed_version(name) for name in sorted(required)}
+
+
+def _requirements() -> dict[str, bool]:
+    """Names of what llmasos and its extras require, from metadata, and whether llmasos itself does."""
+    import importlib.metadata as metadata
 
     try:
         lines = metadata.requires("llmasos") or []
@@ -200,23 +206,29 @@ def _packages() -> dict[str, str | None]:
         lines = []
     # The tools of the test extra are not part of what runs.
     lines = [line for line in lines if "test" not in line.partition(";")[2]]
-    names = {match[0].lower() for line in lines if (match := re.match(r"[A-Za-z0-9._-]+", line)) is not None}
-    return {name: installed_version(name) for name in sorted(names - {"llmasos"})}
+    found: dict[str, bool] = {}
+    for line in lines:
+        match = re.match(r"[A-Za-z0-9._-]+", line)
+        if match is not None and match[0].lower() != "llmasos":
+            always = "extra" not in line.partition(";")[2]
+            found[match[0].lower()] = found.get(match[0].lower(), False) or always
+    return found
 
 
-def _page(state: State, value: dict[str, Any], checks: list[Check]) -> str:
+def _page(state: State, value: dict[str, Any], checks: list[Check], required: dict[str, bool]) -> str:
     facts = value["environment"]
     cuda = f"CUDA capability {facts['cuda']}" if facts["cuda"] else "no CUDA device"
+    packages = value["packages"]
+    absent = [name for name, version in packages.items() if version is None and not required[name]]
+    shown = [(name, version or "not installed") for name, version in packages.items() if name not in absent]
     lines = [
         f"llmasos {facts['llmasos']} (API {facts['api']}), Python {facts['python']}",
         f"{facts['platform']}, {facts['cpus']} CPUs, {cuda}",
         facts["executable"],
         "",
-        state.output.table(
-            ("package", "version"),
-            [(name, version or "not installed") for name, version in value["packages"].items()],
-        ),
+        state.output.table(("package", "version"), shown),
         "",
+        *([f"optional, and not here: {', '.join(absent)}", ""] if absent else []),
         state.output.table(
             ("setting", "value", "from"),
             [(name, item["value"], item["from"]) for name, item in value["settings"].items()],

@@ -210,6 +210,10 @@ def command(
             **settings,
         )
     state.output.emit(result.record, lambda: state.output.table(COLUMNS, list(result_rows(result.record))))
+    if not result.record["timings"]["documents_computed"]:
+        state.output.note(
+            "every document was finished before, so nothing was computed; --no-resume does it again"
+        )
     state.output.note(f"record and samples: {result.output}")
 
 
@@ -239,15 +243,28 @@ def result_rows(record: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
 def _score_cells(score: Mapping[str, Any] | None) -> tuple[Any, ...]:
     if score is None:
         return ("", "", "", "", "", "")
-    low, high, stderr = score.get("ci_low"), score.get("ci_high"), score["stderr"]
+    stderr = score["stderr"]
     return (
         score["metric"],
         score["filter"],
         score["value"],
-        "" if low is None or high is None else f"{_shown(low)} to {_shown(high)}",
+        _interval(score),
         "" if stderr is None else _shown(stderr),
         score["n"],
     )
+
+
+def _interval(score: Mapping[str, Any]) -> str:
+    """The interval of a score, no further than its metric goes: one from a standard error knows no bounds."""
+    low, high = score.get("ci_low"), score.get("ci_high")
+    if low is None or high is None:
+        return ""
+    least, most = score.get("range") or (None, None)
+    if least is not None and isinstance(low, float):
+        low = max(low, least)
+    if most is not None and isinstance(high, float):
+        high = min(high, most)
+    return f"{_shown(low)} to {_shown(high)}"
 
 
 def _shown(value: Any) -> str:

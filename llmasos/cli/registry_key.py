@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,7 +76,8 @@ def new(state: State, key: Path | None, register: bool, comment: str, registry: 
         text += f"\nregistered for {account}"
     state.output.emit({"keyid": name, "path": path, "account": account}, text)
     if account is None:
-        state.output.note("next: llmasos registry key register")
+        named = "" if key is None else f" --key {shlex.quote(str(key))}"
+        state.output.note(f"next: llmasos registry key register{named}")
 
 
 @command.command(short_help="Tell the registry of a key.")

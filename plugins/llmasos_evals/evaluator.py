@@ -294,6 +294,7 @@ def without_idle(request: EvalRequest, runs: Sequence[TaskRun], progress: Progre
         "--num-fewshot": ("num_fewshot", None, "running text has no prompt to put examples into"),
         "--stride": ("stride", None, "no task scores running text"),
         "--gen-kwargs": ("gen_kwargs", {}, "no task has the model write"),
+        "--limit": ("limit", None, "no task has more documents"),
     }
     given = {name: told for name, told in asked.items() if getattr(request, told[0]) != told[1]}
     if not given:
@@ -303,6 +304,9 @@ def without_idle(request: EvalRequest, runs: Sequence[TaskRun], progress: Progre
         "--num-fewshot": kinds != {"loglikelihood_rolling"},
         "--stride": "loglikelihood_rolling" in kinds,
         "--gen-kwargs": "generate_until" in kinds,
+        "--limit": request.samples is not None
+        or request.limit == "auto"
+        or any(run.task.size() > int(request.limit or 0) for run in runs),
     }
     for name, (attribute, default, why) in given.items():
         if not used[name]:

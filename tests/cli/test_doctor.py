@@ -48,6 +48,19 @@ def test_a_healthy_environment(world: World, capsys: pytest.CaptureFixture[str],
     assert "acme_good.plugin" not in sys.modules
 
 
+def test_optional_packages_that_are_not_here_are_no_fault(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["click", "no-such-core", 'no-such-extra; extra == "some"', 'llmasos; extra == "some"']
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: lines if name == "llmasos" else [])
+    assert run(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert [line.split() for line in out.splitlines() if "not installed" in line] == [
+        ["no-such-core", "not", "installed"]
+    ]
+    assert "optional, and not here: no-such-extra\n" in out
+
+
 def test_each_failing_plugin_is_one_line(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.add("acme-broken", provides=[("command", "broken")], source="1 / 0")
     world.add("acme-old", api="<1")

@@ -143,6 +143,17 @@ def test_json_is_the_record_and_running_again_gives_the_same_digest(model, tasks
     assert [record["timings"]["documents_resumed"] for record in records] == [0, 4, 0]
 
 
+def test_a_limit_beyond_the_documents_is_no_other_run(model, tasks, capsys):
+    digests = set()
+    for extra in (["--limit", "100"], []):
+        assert run(["eval", str(model), str(tasks / "colours.yaml"), "--json", *extra]) == ExitCode.OK
+        out, err = capsys.readouterr()
+        digests.add(json.loads(out)["digest"])
+        assert ("warning: --limit has no effect: no task has more documents" in err) == bool(extra)
+    assert len(digests) == 1
+    assert "every document was finished before" in err
+
+
 def test_batch_size_does_not_change_a_likelihood(model, tasks, capsys):
     digests = set()
     for size in ("1", "5"):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import filecmp
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -25,11 +29,10 @@ from llmasos_evals.records.options import run_argument, task_options
     "--output",
     "-o",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path("."),
-    show_default=True,
     metavar="DIR",
-    help="Folder for the files.",
+    help="Folder for the files.  [default: the folder export/FORMAT of RUN]",
 )
+@click.option("--overwrite", is_flag=True, help="Replace files that are there and differ.")
 @click.option(
     "--model-name", metavar="NAME", help="The name of the model there. [default: from its reference]"
 )
@@ -47,7 +50,8 @@ def command(
     state: Any,
     run: Path,
     form: str,
-    output: Path,
+    output: Path | None,
+    overwrite: bool,
     model_name: str | None,
     datasets: tuple[str, ...],
     include: tuple[Path, ...],
@@ -66,6 +70,7 @@ def command(
     from llmasos_evals.records.exporters.source import Source
     from llmasos_evals.records.reading import open_run
     from llmasos_evals.records.replay import request_of, tasks_of
+    from llmasos_evals.records.store import require_writable
 
     found = open_run(run)
     if found.imported:
@@ -86,10 +91,29 @@ def command(
         )
     with state.output.progress() as progress:
         source = Source(found, request, state.hub, progress, named, model_name)
-        written = import_module(EXPORTERS[form]).export(source, output)
+        folder = output or found.folder / "export" / form
+        require_writable(folder)
+        with TemporaryDirectory(prefix=".export-", dir=folder) as scratch:
+            made = import_module(EXPORTERS[form]).export(source, Path(scratch))
+            written = _moved(made, Path(scratch), folder, overwrite=overwrite)
     state.output.emit(
         {"format": form, "files": [str(path) for path in written]}, "\n".join(map(str, written))
     )
+
+
+def _moved(made: Sequence[Path], scratch: Path, folder: Path, *, overwrite: bool) -> list[Path]:
+    """Put finished files where they belong. Raises UsageError, with nothing moved, for one that is there and differs."""
+    pairs = [(path, folder / path.relative_to(scratch)) for path in made]
+    for path, target in pairs:
+        if not overwrite and target.exists() and not filecmp.cmp(path, target, shallow=False):
+            raise UsageError(
+                f"{target} is there already and differs",
+                hint="choose another --output, or replace it with --overwrite",
+            )
+    for path, target in pairs:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, target)
+    return [target for _, target in pairs]
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -169,6 +169,7 @@ def _human(state: Any, verdicts: list[Verdict]) -> str:
         for verdict in verdicts
     ]  # fmt: skip
     failed, errors = (sum(verdict.status == status for verdict in verdicts) for status in ("failed", "error"))
-    summary = f"{len(verdicts)} verdicts: {len(verdicts) - failed - errors} passed, {failed} failed, {errors} not judged"
+    count = "1 verdict" if len(verdicts) == 1 else f"{len(verdicts)} verdicts"
+    summary = f"{count}: {len(verdicts) - failed - errors} passed, {failed} failed, {errors} not judged"
     table: str = state.output.table(COLUMNS, rows)
     return f"{table}\n\n{summary}"

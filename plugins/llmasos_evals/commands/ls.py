@@ -41,7 +41,7 @@ def command(
     with state.output.progress() as progress:
         names = Names(include, state.hub, progress)
         part = pattern if pattern is not None and not has_magic(pattern) else wanted_tag
-        entries = list(names.entries(part))
+        entries = [names.looked_at(entry) for entry in names.entries(part)]
         broken = names.broken()
     chosen = [
         entry
@@ -59,13 +59,24 @@ def command(
     if broken:
         path, message = next(iter(broken.items()))
         message = message if path in message else f"{path}: {message}"
-        state.output.warn(f"{len(broken)} files could not be read, the first: {message}")
+        state.output.warn(
+            f"{len(broken)} file{'s' if len(broken) > 1 else ''} could not be read, the first: {message}"
+        )
     if not chosen:
         state.output.note("nothing matches")
+    # What a plugin says about its tasks; the description in a task file is what stands before its prompts.
+    told = any(entry.summary is not None and entry.file is None for entry in chosen)
     state.output.emit(
         [_facts(entry) for entry in chosen],
-        lambda: state.output.table(COLUMNS, list(map(_row, chosen))),
+        lambda: state.output.table(
+            (*COLUMNS, "about") if told else COLUMNS,
+            [_row(entry) + ((_about(entry),) if told else ()) for entry in chosen],
+        ),
     )
+
+
+def _about(entry: Any) -> str:
+    return entry.summary.description if entry.summary is not None and entry.file is None else ""
 
 
 def _row(entry: Any) -> tuple[Any, ...]:
@@ -77,8 +88,6 @@ def _row(entry: Any) -> tuple[Any, ...]:
         data += f" ({facts.dataset_name})"
     tags = ", ".join(facts.tags[:_TAGS]) + (" ..." if len(facts.tags) > _TAGS else "")
     shots = "" if facts.num_fewshot is None else facts.num_fewshot
-    if entry.file is None:  # shipped by a plugin, whose files nobody has opened
-        return entry.name, entry.kind, "", "", facts.description, ""
     return entry.name, entry.kind, facts.output_type or "", shots, data, tags
 
 

@@ -77,7 +77,7 @@ def command(
     from llmasos_evals.records.reading import open_run
     from llmasos_evals.records.replay import request_of, tasks_of
     from llmasos_evals.records.signing import in_words
-    from llmasos_evals.records.verification import Wish, verify
+    from llmasos_evals.records.store import require_writable
 
     if no_sign and key is not None:
         raise UsageError("--key and --no-sign exclude each other")
@@ -86,6 +86,8 @@ def command(
         raise InputError(
             f"{run} was computed by another harness and imported", hint="only records of llmasos are verified"
         )
+    if not no_attestation:
+        require_writable(found.folder, "--no-attestation writes nothing there")
     changes: dict[str, Any] = {
         "tasks": tasks_of(found.record),
         "include": include,
@@ -98,9 +100,13 @@ def command(
         changes["model"] = model
     if engine is not None:
         changes["engine"] = engine
-    wish = Wish(None if full else sample, seed, signed_by, accept_lock)
     with state.output.progress() as progress:
+        progress.phase("checking the record")
+        # Here, because it brings torch, which takes a second.
+        from llmasos_evals.records.verification import Wish, verify
+
         state.hub.progress = progress
+        wish = Wish(None if full else sample, seed, signed_by, accept_lock)
         attestation = verify(found, request_of(found.record, **changes), state.hub, progress, wish)
     path = signed = None
     if not no_attestation:

@@ -110,16 +110,36 @@ def refuse_other_values(run: Run, hub: HubAPI) -> None:
                 )
 
 
+def lacking(run: Run) -> list[str]:
+    """Samples that are not here or cannot be read, as far as the places of their lines tell; whether they are those of the
+    record only reading them says."""
+    found = []
+    absent = [name for name in run.tasks if not run.has_samples(name)]
+    if absent:
+        more = f" and {len(absent) - 3} more tasks" if len(absent) > 3 else ""
+        found.append(
+            f"the samples of {', '.join(absent[:3])}{more} are not in {run.folder}: nothing can be verified, compared or looked at"
+        )
+    for name in run.tasks:
+        if name not in absent:
+            try:
+                run.count(name)
+            except LlmasosError as error:
+                found.append(error.message)
+    return found
+
+
 def doubts(run: Run, hub: HubAPI, most: int = 10) -> list[str]:
     """In what the samples of a run are not those of its record, for those who show it all the same. Reads all of them.
 
     Nothing for an imported run, whose record says nothing about its samples.
     """
-    if run.imported:
-        return []
+    missing = lacking(run)
+    if run.imported or missing:
+        return missing
     found = []
     for name in run.tasks:
-        if run.has_samples(name) and not _as_written(run, name):
+        if not _as_written(run, name):
             found += check_samples(run, [name])
     if not found:
         try:

@@ -15,12 +15,13 @@ def show_record(state: Any, path: Path) -> bool:
 
     False for a record that is not what was written or signed.
     """
+    from llmasos_evals.records.checks import lacking
     from llmasos_evals.records.reading import open_run
     from llmasos_evals.records.standing import standing_of
 
     run = open_run(path)
     standing = standing_of(run, state.hub)
-    for remark in standing.remarks:
+    for remark in [*standing.remarks, *lacking(run)]:
         state.output.warn(remark)
 
     def human() -> str:
@@ -78,7 +79,7 @@ def rows(record: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
 def _cells(score: Mapping[str, Any] | None) -> tuple[Any, ...]:
     if score is None:
         return ("",) * 7
-    low, high = score.get("ci_low"), score.get("ci_high")
+    low, high = bounds(score)
     interval = "" if low is None or high is None else f"{shown(low)} to {shown(high)}"
     stderr = score["stderr"]
     return (
@@ -90,6 +91,17 @@ def _cells(score: Mapping[str, Any] | None) -> tuple[Any, ...]:
         score.get("unit") or "",
         score["n"],
     )
+
+
+def bounds(score: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The interval of a score, no further than its metric goes: one from a standard error knows no bounds."""
+    low, high = score.get("ci_low"), score.get("ci_high")
+    least, most = score.get("range") or (None, None)
+    if least is not None and isinstance(low, float | int):
+        low = max(low, least)
+    if most is not None and isinstance(high, float | int):
+        high = min(high, most)
+    return low, high
 
 
 def shown(value: Any) -> str:

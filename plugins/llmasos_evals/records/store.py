@@ -28,16 +28,14 @@ FSYNC_INTERVAL = 2.0
 OPEN_FILES = 100
 
 
-def require_writable(folder: Path) -> None:
+def require_writable(folder: Path, hint: str = "choose another folder with --output") -> None:
     """Make a folder, and raise UsageError when no file can be written there: before anything is computed for it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UsageError(
-            f"cannot write to {folder}: {error.strerror or error}", hint="choose another folder with --output"
-        ) from None
+        raise UsageError(f"cannot write to {folder}: {error.strerror or error}", hint=hint) from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -325,7 +323,8 @@ def _differences(old: Any, new: Any, path: str = "", limit: int = 4) -> list[str
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         found = []
         for index, (left, right) in enumerate(zip(old, new, strict=True)):
-            found += _differences(left, right, f"{path}[{index}]", limit)
+            label = left.get("id") or left.get("name") if isinstance(left, dict) else None
+            found += _differences(left, right, f"{path}[{label or index}]", limit)
         return found[:limit]
     return [] if old == new else [f"{path} is {_short(old)} there and {_short(new)} here"]
 

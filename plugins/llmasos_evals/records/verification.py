@@ -67,23 +67,31 @@ def verify(run: Run, request: EvalRequest, hub: HubAPI, progress: Progress, wish
             f"{run.folder} was computed by another harness and imported",
             hint="only a record of llmasos can be verified",
         )
-    progress.phase("checking the record")
     remarks = check_digests(record)
     remarks += check_signer(hub, run, wish.signed_by)[1]
     remarks += check_samples(run)
-    _refuse(run, remarks)
+    _refuse(
+        run, remarks, "nothing was computed: ask whoever gave you the record for its folder as it was written"
+    )
     progress.phase("checking tasks and data")
     differences = check_lock(record, hub.provenance(plugins=_locked(record))["plugins"])
     selection = select_tasks(request, hub)
-    remarks = ([] if wish.accept_lock else differences) + check_tasks(record, selection)
+    remarks = check_tasks(record, selection)
+    progress.phase(f"opening {request.model}")
     prepared = hub.prepare_model(
         request.model, device=request.device, dtype=request.dtype, allow_pickle=request.allow_pickle
     )
     remarks += check_model(record, prepared.facts, prepared.max_length)
-    _refuse(run, remarks)
+    if differences and not remarks and not wish.accept_lock:
+        _refuse(run, differences, "install those plugins, or go on with your own: --accept-lock")
+    _refuse(run, ([] if wish.accept_lock else differences) + remarks, _ELSEWHERE)
     documents = {name: list(run.offsets(name).indices) for name in run.tasks}
     runs = plan_tasks(selection, only_these(request, documents), progress, prepared.tokenizer)
-    _refuse(run, check_answers(run, runs, selection, request, progress))
+    _refuse(
+        run,
+        check_answers(run, runs, selection, request, progress),
+        "the record was changed after it was computed, or by other code than it names; compute the run again",
+    )
 
     total = sum(len(indices) for indices in documents.values())
     full = wish.sample is None or wish.sample >= total
@@ -225,13 +233,13 @@ def _locked(record: Mapping[str, Any]) -> list[str]:
     return sorted({plugin["id"] for plugin in [*record["plugins"], *record["rescored_by"]]})
 
 
-def _refuse(run: Run, remarks: Sequence[str], most: int = 20) -> None:
+_ELSEWHERE = "a record is verified with the plugins, tasks, data and weights that it names; see docs/how-to/verify-a-record.md"
+
+
+def _refuse(run: Run, remarks: Sequence[str], hint: str, most: int = 20) -> None:
     """Raise RecordRefused when there is anything to say."""
     if not remarks:
         return
     more = f"\n  and {len(remarks) - most} more" if len(remarks) > most else ""
     lines = "".join(f"\n  {line}" for line in remarks[:most])
-    raise RecordRefused(
-        f"{run.path} is refused:{lines}{more}",
-        hint="a record is verified with the plugins, tasks, data and weights that it names; see docs/how-to/verify-a-record.md",
-    )
+    raise RecordRefused(f"{run.path} is refused:{lines}{more}", hint=hint)

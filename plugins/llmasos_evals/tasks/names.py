@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
-from llmasos.api import AmbiguousName, HubAPI, Progress, Provided, TaskSource, UnknownName
+from llmasos.api import AmbiguousName, HubAPI, LlmasosError, Progress, Provided, TaskSource, UnknownName
 from llmasos_evals.tasks.index import Entry, FolderIndex, open_index
-from llmasos_evals.tasks.summary import Summary, one_line
+from llmasos_evals.tasks.summary import Reader, Summary, one_line
 
 #: Names at least this much alike (``difflib``'s ratio) are taken for one with a slip in it.
 MISSPELT = 0.8
@@ -132,6 +133,23 @@ class Names:
         if key not in self._indexes:
             self._indexes[key] = open_index(folder, self.hub.cache_dir, self._progress, deep=deep)
         return self._indexes[key]
+
+    def looked_at(self, entry: Entry) -> Entry:
+        """The entry with what its file says, where only its name and what a plugin says about it were known."""
+        from llmasos_evals.tasks.sources import summaries_of
+
+        known = entry.summary
+        if known is None or entry.file is not None:
+            return entry
+        try:
+            found, _ = summaries_of(str(self.file(entry)), Reader())
+        except LlmasosError:  # whoever runs it is told
+            return entry
+        told = next((one for one in found if one.name == known.name), None)
+        if told is None:
+            return entry
+        summary = replace(told, description=known.description)
+        return replace(entry, kind=told.kind, summary=summary)
 
     def file(self, entry: Entry) -> Path:
         """Where the file of a task or group lies."""

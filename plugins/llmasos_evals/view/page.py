@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from llmasos.api import InputError, Progress
+from llmasos_evals.records.presentation import bounds
 from llmasos_evals.records.reading import Run
 from llmasos_evals.records.standing import Standing
 from llmasos_evals.view.columns import columns_of
@@ -150,14 +151,23 @@ def _run_summary(run: Run, standing: Standing, number: int) -> dict[str, Any]:
                 "output_type": task["output_type"],
                 "shots": task.get("num_fewshot"),
                 "digest": task.get("digest"),
-                "scores": task["scores"],
+                "scores": [bounded(score) for score in task["scores"]],
                 "counts": task.get("counts"),
                 "samples": run.count(task["name"]) if run.has_samples(task["name"]) else None,
             }
             for task in record["tasks"]
         ],
-        "groups": record.get("groups") or [],
+        "groups": [
+            {**group, "scores": [bounded(score) for score in group["scores"]]}
+            for group in record.get("groups") or []
+        ],
     }
+
+
+def bounded(score: Mapping[str, Any]) -> dict[str, Any]:
+    """A score whose interval goes no further than its metric."""
+    low, high = bounds(score)
+    return {**score, "ci_low": low, "ci_high": high}
 
 
 def _facts(record: Mapping[str, Any]) -> list[list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,12 @@ from stat_runs import write_run
 from task_files import CHOICE, write_task
 
 from llmasos import Hub
+from llmasos.cli.eval_run import result_rows
 from llmasos.cli.main import run
 from llmasos_evals.tasks.names import Names, expanded
+from llmasos_evals.view.page import bounded
+
+TASK = {"name": "t", "alias": "t", "version": "1", "num_fewshot": 0}
 
 MISTAKES = [
     (["eval", "compare", "a", "b"], "no task in common (a has quiz; b has sums)", "on the same tasks"),
@@ -81,3 +86,44 @@ def test_a_pattern_stands_for_the_tasks_it_matches() -> None:
 def test_an_empty_split_beside_others_is_a_warning(desk: Path, capsys) -> None:
     assert run(["data", "add", "x", "--split", "test=rows.jsonl", "--split", "train=empty.jsonl"]) == 0
     assert "warning: split train of x is empty" in capsys.readouterr().err
+
+
+def test_samples_that_are_missing_or_damaged_are_mentioned(desk: Path, capsys) -> None:
+    samples = desk / "a" / "samples_quiz.jsonl"
+    lines = samples.read_text()
+    assert run(["eval", "show", "a"]) == 0
+    assert capsys.readouterr().err == ""
+    for text, said in (
+        ("garbage\n" + lines, "line 1 is damaged"),
+        (None, "the samples of quiz are not in a"),
+    ):
+        if text is None:
+            samples.unlink()
+        else:
+            samples.write_text(text)
+        assert run(["eval", "show", "a"]) == 0
+        assert f"warning: {said}" in capsys.readouterr().err.replace(f"a/{samples.name}, ", "")
+    assert run(["eval", "view", "a", "--output", "page.html", "--quiet"]) == 0
+    assert "warning: the samples of quiz are not in a" in capsys.readouterr().err
+
+
+def test_an_interval_goes_no_further_than_its_metric(desk: Path, capsys) -> None:
+    write_run(desk / "few", {"t": {"rouge": [1.0, 1.0, 0.9, 0.2]}})
+    (score,) = json.loads((desk / "few" / "record.json").read_text())["tasks"][0]["scores"]
+    assert score["ci_high"] > 1
+    assert run(["eval", "show", "few"]) == 0
+    assert " to 1.0000 " in capsys.readouterr().out
+    (row,) = result_rows({"groups": [], "tasks": [{**TASK, "scores": [score]}]})
+    assert row[6].endswith(" to 1.0000")
+    assert (bounded(score)["ci_high"], bounded(score)["stderr"]) == (1.0, score["stderr"])
+    assert bounded({**score, "range": [None, None]})["ci_high"] == score["ci_high"]
+
+
+def test_the_suite_that_ships_is_listed_with_what_its_files_say(capsys) -> None:
+    assert run(["eval", "ls", "llmasos-evals/quickstart"]) == 0
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert head.split()[-1] == "about"
+    assert [row.split()[1] for row in rows] == ["group", *["task"] * (len(rows) - 1)]
+    (prose,) = [row for row in rows if "quickstart_prose" in row]
+    assert "loglikelihood_rolling" in prose
+    assert "Jane Austen" in prose

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 
 import pytest
 import yaml
@@ -171,6 +172,24 @@ def test_metadata_of_a_model_card(world, tmp_path):
     colours = next(result for result in card.data.eval_results if result.dataset_name == "colours")
     assert (colours.dataset_type, colours.dataset_split) == ("org/colours", "test")
     assert colours.metric_args["llmasos_record"] == record["digest"]
+
+
+def test_files_go_to_the_run_and_replace_nothing_that_differs(world, tmp_path, capsys):
+    shutil.copytree(world / "run", tmp_path / "run")
+    command = ["eval", "export", str(tmp_path / "run"), "--to", "lm-eval", "--quiet"]
+    assert llmasos(command) == 0
+    folder = tmp_path / "run" / "export" / "lm-eval"
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert sorted(map(str, files)) == sorted(capsys.readouterr().out.split())
+    assert llmasos(command) == 0
+    changed = next(path for path in files if path.name.startswith("samples_colours"))
+    before = changed.read_text()
+    changed.write_text("mine")
+    assert llmasos(command) == 2
+    assert f"{changed} is there already and differs" in capsys.readouterr().err
+    assert changed.read_text() == "mine"
+    assert llmasos([*command, "--overwrite"]) == 0
+    assert changed.read_text() == before
 
 
 def test_without_the_tasks_the_documents_are_left_out(world, tmp_path, capsys):

@@ -331,7 +331,7 @@ def gate(tmp_path, *arguments):
 def test_exit_codes(tmp_path, capsys):
     runs(tmp_path)
     assert gate(tmp_path, "--rule", "quiz.acc>=-1pp@p<0.05") == 0
-    assert "1 verdicts: 1 passed, 0 failed, 0 not judged" in capsys.readouterr().out
+    assert "1 verdict: 1 passed, 0 failed, 0 not judged" in capsys.readouterr().out
     assert gate(tmp_path, "--rule", "quiz.acc>=-1pp", "--rule", "quiz.acc>=0.9") == 1
     out = capsys.readouterr().out
     assert "0.595 does not keep >= 0.9" in out

@@ -35,7 +35,8 @@ def test_names_patterns_tags_and_groups(folder: Path, capsys: pytest.CaptureFixt
     # A pattern means what `eval` is told: tasks of plugins by the last part of their name.
     assert "llmasos-evals/quickstart_blimp" in listed(capsys, "quick*", *include)
     assert listed(capsys, "*s", "--groups", *include) == ["maths", "words"]
-    assert listed(capsys, "--groups", *include) == ["all_of_it", "maths", "short", "words"]
+    groups = ["all_of_it", "llmasos-evals/quickstart", "maths", "short", "words"]
+    assert listed(capsys, "--groups", *include) == groups
     assert listed(capsys, "--tag", "words", *include) == ["names"]
     assert listed(capsys, "nothing_like_it", *include) == []
 
@@ -55,14 +56,14 @@ def test_what_is_said_of_a_task(folder: Path, capsys: pytest.CaptureFixture[str]
         "description": "",
         "tags": ["maths", "short"],
     }
-    assert "warning: 1 files could not be read, the first:" in shown.err
+    assert "warning: 1 file could not be read, the first:" in shown.err
     assert str(folder / "broken.yaml") in shown.err
 
 
 def test_the_table_for_people(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["eval", "ls", "--include", str(folder), "-q"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["name", "kind", "scored", "by", "shots", "data", "tags"]
+    assert lines[0].split() == ["name", "kind", "scored", "by", "shots", "data", "tags", "about"]
     assert [line.split() for line in lines if line.startswith("names")] == [
         ["names", "task", "multiple_choice", "json", "(en)", "words"]
     ]

@@ -79,7 +79,7 @@ def test_another_run_is_refused_and_the_difference_named(tmp_path):
     fill(tmp_path, [0])
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     other = {**IDENTITY, "tasks": [{"name": "t", "num_fewshot": 5}]}
-    with pytest.raises(UsageError, match=r"tasks\[0\]\.num_fewshot is 0 there and 5 here") as caught:
+    with pytest.raises(UsageError, match=r"tasks\[t\]\.num_fewshot is 0 there and 5 here") as caught:
         SampleStore(tmp_path, other).__enter__()
     assert "--output" in caught.value.hint
     with pytest.raises(UsageError, match="different run"):

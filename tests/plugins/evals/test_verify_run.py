@@ -282,6 +282,7 @@ def test_a_digest_that_does_not_fit_is_refused(world, tmp_path, capsys):
     code, _, err = verify(world, tmp_path / "run", capsys=capsys)
     assert code == 2
     assert "digest is" in err
+    assert "hint: nothing was computed: ask whoever gave you the record" in err
 
 
 @pytest.mark.parametrize("what", ["line", "missing", "extra", "lost"])
@@ -373,6 +374,8 @@ def test_other_data_here_are_refused(world, tmp_path, capsys):
 
 def test_another_lock_can_be_accepted_and_is_attested(world, tmp_path, capsys):
     folder = touched(tmp_path / "run", "plugins", 0, "version", value="9.9.9")
+    code, _, err = verify(world, folder, "--sample", "3", capsys=capsys)
+    assert (code, "hint: install those plugins, or go on with your own: --accept-lock" in err) == (2, True)
     code, found, err = verify(world, folder, "--accept-lock", "--sample", "3", capsys=capsys)
     assert code == 0, err
     assert any("9.9.9" in line for line in found["differences"])

@@ -17,12 +17,15 @@ def offline(tmp_path: Path) -> Person:
     return Person(tmp_path, "http://127.0.0.1:9", None)
 
 
-def test_a_key_is_made_once_and_kept_private(offline: Person) -> None:
+def test_a_key_is_made_once_and_kept_private(offline: Person, tmp_path: Path) -> None:
     made = offline.json("registry", "key", "new")
     path = offline.config / "keys" / "publisher.pem"
     assert made == {"keyid": keyid(load_private(path).public_key()), "path": str(path), "account": None}
     assert path.stat().st_mode & 0o777 == 0o600
     assert "is not overwritten" in offline.refused("registry", "key", "new")
+    elsewhere = tmp_path / "my key.pem"
+    said = offline.run("registry", "key", "new", "--key", str(elsewhere)).stderr
+    assert f"next: llmasos registry key register --key '{elsewhere}'" in said
 
 
 def test_registering_needs_a_token_and_publishing_a_key(offline: Person) -> None:
