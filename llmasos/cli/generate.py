@@ -195,6 +195,10 @@ def command(
 def _read(prompts: tuple[str, ...]) -> list[str]:
     if prompts and prompts != ("-",):
         return list(prompts)
+    hint = 'llmasos generate MODEL "Once upon a time"'
     if not prompts and sys.stdin.isatty():
-        raise UsageError("there is no prompt", hint='llmasos generate MODEL "Once upon a time"')
-    return [sys.stdin.read()]
+        raise UsageError("there is no prompt", hint=hint)
+    text = sys.stdin.read()
+    if not text.strip():
+        raise UsageError("there is no prompt: standard input is empty", hint=hint)
+    return [text]

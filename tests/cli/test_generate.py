@@ -64,6 +64,10 @@ def test_the_prompt_may_come_from_standard_input(model: Path) -> None:
     given = llmasos("generate", model, "Once", "--max-new-tokens", 6)
     assert piped.returncode == 0, piped.stderr
     assert piped.stdout == given.stdout
+    for words in (["-"], []):
+        empty = llmasos("generate", model, *words, stdin=" \n")
+        assert (empty.returncode, empty.stdout) == (2, "")
+        assert "there is no prompt: standard input is empty" in empty.stderr
 
 
 def test_system_without_chat_and_chat_without_template_are_errors(model: Path) -> None:
