@@ -411,6 +411,6 @@ def open_streams() -> None:
 
 
 def main() -> None:
-    """Console entry point."""
+    """Run the command line of this process and exit with its code."""
     open_streams()
     sys.exit(run(sys.argv[1:]))

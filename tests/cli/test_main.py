@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import click
 import pytest
 
 import llmasos
-from llmasos.cli import main
+from llmasos.cli import entry, main
 from llmasos.cli.main import COMMANDS, GLOBAL_FLAGS, import_command, read_globals, run
 from llmasos.errors import (
     ExitCode,
@@ -467,11 +468,31 @@ def test_the_console_script_is_main(monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.metadata as metadata
 
     points = {point.value for point in metadata.entry_points(group="console_scripts", name="llmasos")}
-    assert points == {"llmasos.cli.main:main"}
+    assert points == {"llmasos.cli.entry:main"}
     monkeypatch.setattr(sys, "argv", ["llmasos", "--version"])
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit) as caught:
-        main.main()
+        entry.main()
     assert caught.value.code == 0
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interruption_while_starting_is_no_traceback(tmp_path: Path) -> None:
+    """Ctrl-C the moment that the command line begins to be imported, which no `except` is there to hear yet."""
+    code = (
+        "import importlib.abc, os, signal, sys\n"
+        "class Interrupted(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'click':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from llmasos.cli.entry import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 @pytest.mark.parametrize(

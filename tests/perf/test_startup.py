@@ -28,7 +28,7 @@ RATIO_BUDGET = 1.5
 ROUNDS, RUNS = 8, 6
 
 #: What the installed console script does.
-SCRIPT = "from llmasos.cli.main import main; main()"
+SCRIPT = "from llmasos.cli.entry import main; main()"
 
 HEAVY = {
     "asyncio",
