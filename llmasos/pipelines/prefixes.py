@@ -60,9 +60,10 @@ class SlotContents:
         self._prompts[slot] = ids
         return ready
 
-    def end(self, slot: int) -> None:
-        """The row in ``slot`` is done. What it holds may still serve others."""
+    def end(self, slot: int, whole: Sequence[int]) -> None:
+        """The row in ``slot``, prompt and continuation, is done or given up. What was computed may still serve others."""
         self._running.discard(slot)
+        self._prompts[slot] = tuple(whole[: self._cache.lengths[slot]])
 
     def _kept_once(self, source: int, ids: tuple[int, ...], ready: int, limit: int) -> int | None:
         """How many tokens of ``ids`` to share with the spare slot, which may first get what ``source`` holds; None to copy."""

@@ -65,6 +65,46 @@ def penalised(scores: Tensor, seen: Tensor, penalty: float) -> Tensor:
     return torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
 
 
+class SeenTokens:
+    """Which tokens the sequence in each slot has, for the repetition penalty; no memory until one asks for it."""
+
+    def __init__(self, slots: int, vocab_size: int, device: str) -> None:
+        self._shape = (slots, vocab_size)
+        self._device = device
+        self._seen: Tensor | None = None
+
+    def start(self, slot: int, tokens: Sequence[int]) -> None:
+        """A new sequence begins in ``slot``."""
+        table = self._table()
+        table[slot] = False
+        table[slot, list(tokens)] = True
+
+    def penalised(self, scores: Tensor, slots: Sequence[int], penalty: float) -> Tensor:
+        """Penalised scores [B, V] of the sequences in ``slots``."""
+        return penalised(scores, self._table()[list(slots)], penalty)
+
+    def add(self, slots: Sequence[int], tokens: Sequence[int]) -> None:
+        """``tokens[b]`` goes on in ``slots[b]``."""
+        self._table()[list(slots), list(tokens)] = True
+
+    def _table(self) -> Tensor:
+        """[slots, V] bool."""
+        import torch
+
+        if self._seen is None:
+            self._seen = torch.zeros(self._shape, dtype=torch.bool, device=self._device)
+        return self._seen
+
+
+def logprobs(scores: Tensor, tokens: Sequence[int]) -> list[float]:
+    """Log-probabilities of ``tokens`` [B] under scores [B, V], which no penalty, temperature or filter has touched."""
+    import torch
+
+    chosen = scores.gather(1, torch.tensor(tokens, device=scores.device)[:, None]).squeeze(1)
+    found: list[float] = (chosen - scores.logsumexp(dim=-1)).tolist()
+    return found
+
+
 def filtered(scores: Tensor, params: SamplingParams) -> Tensor:
     """Scores [B, V] after temperature, top-k, top-p and min-p, in this order; tokens that are out have -inf.
 
