@@ -30,6 +30,11 @@ struct Method {
   // Called by each thread before and after multiplying; null where nothing is to be done.
   void (*enter)(int rows);
   void (*leave)();
+  int64_t chunk_words = kChunk;  // words of activations in a chunk
+  // In place of `multiply`, for kernels that prepare weights once for all blocks: full ones of `rows` rows and the rest, one
+  // every `stride` bytes.
+  void (*multiply_all)(const Layout& m, const uint8_t* blocks, int64_t stride, int64_t rows, const uint8_t* panel,
+                       int64_t begin, int64_t end, float* sums) = nullptr;
 };
 
 struct Kernels {
@@ -53,6 +58,7 @@ void fill_avx512(Kernels* table);
 void fill_avx512_vnni(Kernels* table);
 void fill_avx512_bf16(Kernels* table);
 void fill_amx(Kernels* table);
+void fill_split_amx(Kernels* table);
 
 // The table for the features in use.
 const Kernels& kernels();

@@ -9,7 +9,7 @@ namespace llmc {
 namespace {
 
 constexpr int64_t kRowsAtOnce = 280;  // rows packed before they are multiplied: their block stays in the caches
-constexpr int64_t kPanelsAtOnce = 4;
+constexpr int64_t kPanelsAtOnce = 8;
 
 Kernels make_table() {
   Kernels table{};
@@ -20,7 +20,10 @@ Kernels make_table() {
   if (f.avx512) fill_avx512(&table);
   if (f.avx512_vnni) fill_avx512_vnni(&table);
   if (f.avx512_bf16) fill_avx512_bf16(&table);
-  if (f.amx_bf16 && f.amx_int8) fill_amx(&table);
+  if (f.amx_bf16 && f.amx_int8) {
+    fill_amx(&table);
+    fill_split_amx(&table);
+  }
 #endif
   return table;
 }
@@ -31,6 +34,7 @@ struct Plan {
   int planes;
   int64_t block_rows;
   int64_t rows_at_once;  // a whole number of blocks
+  int64_t chunks;
 };
 
 Plan make_plan(const llmc_linear_call& call) {
@@ -45,6 +49,7 @@ Plan make_plan(const llmc_linear_call& call) {
                 : !plan.m.grouped()               ? &table.rowwise
                 : few                             ? &table.grouped_few
                                                   : &table.grouped;
+  plan.chunks = (plan.m.words + plan.method->chunk_words - 1) / plan.method->chunk_words;
   plan.block_rows = plan.planes == 2 ? plan.method->rows_two_planes : plan.method->rows;
   // Passes over the matrix of equal length, each a whole number of blocks.
   const int64_t most = kRowsAtOnce / plan.block_rows * plan.block_rows;
@@ -72,7 +77,7 @@ struct Packed {
   Packed(const Plan& plan_, const Blocks& blocks_, void* scratch)
       : plan(plan_), blocks(blocks_), memory(static_cast<uint8_t*>(scratch)) {
     const int most = static_cast<int>(blocks.full ? blocks.begin(1) : (blocks.rows + blocks.count - 1) / blocks.count);
-    stride = plan.method->chunk_bytes(plan.m, most, plan.planes) * plan.m.chunks();
+    stride = plan.method->chunk_bytes(plan.m, most, plan.planes) * plan.chunks;
   }
   uint8_t* block(int64_t i) const { return memory + i * stride; }
   uint8_t* chunk(int64_t i, int64_t c) const {
@@ -80,27 +85,26 @@ struct Packed {
   }
 };
 
+using PanelSums = float[kRowsAtOnce][kPanel];
+
 void multiply_panels(const Plan& plan, const llmc_linear_call& call, const Blocks& blocks, const Packed& packed,
                      int64_t row, int64_t begin, int64_t end, const PanelSink* sink) {
   const Layout& m = plan.m;
-  alignas(64) float sums[kPanelsAtOnce][kRowsAtOnce][kPanel];
-  const int64_t chunks = m.chunks();
+  alignas(64) PanelSums sums[kPanelsAtOnce];
+  const int64_t chunks = plan.chunks;
   for (int64_t p = begin; p < end; p += kPanelsAtOnce) {
     const int64_t count = end - p < kPanelsAtOnce ? end - p : kPanelsAtOnce;
-    if (blocks.count == 1) {
-      for (int64_t i = 0; i < count; ++i)
-        plan.method->multiply(m, packed.block(0), blocks.size(0), plan.planes, m.data + (p + i) * m.panel_bytes, 0,
-                              chunks, sums[i][0]);
-    } else {
-      // A few chunks of one panel stay in the caches while all blocks of rows pass them.
-      const int64_t step = plan.method->chunks;
-      for (int64_t c = 0; c < chunks; c += step)
-        for (int64_t i = 0; i < count; ++i)
-          for (int64_t b = 0; b < blocks.count; ++b)
-            plan.method->multiply(m, packed.block(b), blocks.size(b), plan.planes,
-                                  m.data + (p + i) * m.panel_bytes, c, c + step < chunks ? c + step : chunks,
-                                  sums[i][blocks.begin(b)]);
-    }
+    const auto multiply = [&](int64_t i, int64_t c, int64_t last) {
+      const uint8_t* panel = m.data + (p + i) * m.panel_bytes;
+      if (plan.method->multiply_all)
+        return plan.method->multiply_all(m, packed.memory, packed.stride, blocks.rows, panel, c, last, sums[i][0]);
+      for (int64_t b = 0; b < blocks.count; ++b)
+        plan.method->multiply(m, packed.block(b), blocks.size(b), plan.planes, panel, c, last, sums[i][blocks.begin(b)]);
+    };
+    // A few chunks of one panel stay in the caches while all blocks of rows pass them; for one block, memory is read in order.
+    const int64_t step = blocks.count > 1 ? plan.method->chunks : chunks;
+    for (int64_t c = 0; c < chunks; c += step)
+      for (int64_t i = 0; i < count; ++i) multiply(i, c, c + step < chunks ? c + step : chunks);
     const auto columns = [&](int64_t i) {
       const int64_t left = m.outputs - (p + i) * kPanel;
       return static_cast<int>(left < kPanel ? left : kPanel);
@@ -142,7 +146,7 @@ int32_t check_linear(const llmc_linear_call& call) {
                     (!call.multiply || call.multiply_stride >= m.outputs);
   if (!wide && call.rows > 1) return LLMC_BAD_SHAPE;
   const Plan plan = make_plan(call);
-  return plan.method->multiply ? LLMC_OK : LLMC_UNSUPPORTED;
+  return plan.method->pack ? LLMC_OK : LLMC_UNSUPPORTED;
 }
 
 size_t linear_scratch(const llmc_linear_call& call) {
@@ -165,7 +169,7 @@ void run_linear(Team& members, const llmc_linear_call& call, void* scratch, cons
     const int64_t left = call.rows - row;
     const Blocks blocks(left < plan.rows_at_once ? left : plan.rows_at_once, plan);
     const Packed packed(plan, blocks, scratch);
-    const int64_t chunks = m.chunks();
+    const int64_t chunks = plan.chunks;
     if (row > 0) members.barrier();  // the blocks packed before are still read
     const auto pack = [&](int64_t begin, int64_t end) {
       for (int64_t unit = begin; unit < end; ++unit) {
@@ -179,10 +183,12 @@ void run_linear(Team& members, const llmc_linear_call& call, void* scratch, cons
       members.chunks(blocks.count * chunks, 1, pack);
       members.barrier();
     }
-    // Pieces small enough to share out evenly, large enough to read memory in long runs.
-    int64_t grain = m.panels / (members.size * 4);
-    const int64_t most = blocks.count > 1 ? kPanelsAtOnce : 1 + (int64_t{1} << 18) / m.panel_bytes;
-    grain = piece > 0 ? piece : grain < 1 ? 1 : grain > most ? most : grain;
+    // Pieces small enough to share out evenly; of few rows large enough to read memory in long runs, of many to use what
+    // the cache has of them for some panels.
+    const bool many = blocks.count > 1;
+    const int64_t most = many ? kPanelsAtOnce : 1 + (int64_t{1} << 18) / m.panel_bytes;
+    const int64_t even = many ? (m.panels + members.size * 3 - 1) / (members.size * 3) : m.panels / (members.size * 4);
+    const int64_t grain = piece > 0 ? piece : even < 1 ? 1 : even > most ? most : even;
     if (plan.method->enter) plan.method->enter(blocks.size(0));
     members.chunks(m.panels, grain, [&](int64_t begin, int64_t end) {
       multiply_panels(plan, call, blocks, packed, row, begin, end, sink);

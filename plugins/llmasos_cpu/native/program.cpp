@@ -265,7 +265,7 @@ void take_gated(void* self, float* sums, int64_t row, int64_t count, int64_t col
 int64_t gated_piece(const Team& team, const llmc_linear_call& call) {
   Layout m;
   read_layout(call.matrix, &m);
-  const int64_t largest = call.rows > 16 ? 4 : most(2, (int64_t{1} << 18) / m.panel_bytes / 2 * 2);
+  const int64_t largest = call.rows > 16 ? 8 : most(2, (int64_t{1} << 18) / m.panel_bytes / 2 * 2);
   const int64_t even = m.panels / (team.size * 4) / 2 * 2;
   return even < 2 ? 2 : even > largest ? largest : even;
 }

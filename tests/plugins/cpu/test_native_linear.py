@@ -139,6 +139,29 @@ def test_products_agree_with_float64(level: str, kind: tuple[str, int, int], sha
 
 
 @pytest.mark.parametrize("level", LEVELS)
+def test_every_bit_of_a_float_counts(level: str) -> None:
+    """fp32 on AMX is made of bf16 products: nothing of a number may be lost on the way, whatever its size."""
+    torch.manual_seed(0)
+    weight = torch.randn(40, 1) * torch.logspace(-25, 18, 40)[:, None]
+    matrix = packed(level, weight, "fp32")
+    for factor in (1.0, 3e-7, 0.1, 1e18):
+        x = torch.full((3, 1), factor)
+        y = linear(level, matrix, 40, x)
+        torch.testing.assert_close(y.double(), x.double() @ weight.double().T, rtol=2**-22, atol=0)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_float_sums_stay_near_float64_where_a_few_inputs_are_large(level: str) -> None:
+    """As in models, whose activations have channels in the thousands. The bound is that of common fp32 libraries."""
+    torch.manual_seed(0)
+    weight = torch.randn(64, 2100)
+    x = torch.randn(40, 2100) * torch.exp(2 * torch.randn(2100))
+    exact = x.double() @ weight.double().T
+    y = linear(level, packed(level, weight, "fp32"), 64, x).double()
+    assert (y - exact).square().mean().sqrt() / exact.square().mean().sqrt() < 6e-7
+
+
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_packing_keeps_what_it_can(level: str, kind: tuple[str, int, int]) -> None:
     torch.manual_seed(1)
