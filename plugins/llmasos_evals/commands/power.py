@@ -211,10 +211,12 @@ def _from_files(
 ) -> Iterator[Plan]:
     """Plans for tasks that nobody has run: answers are right or wrong at a rate."""
     from llmasos_evals.tasks.library import select
+    from llmasos_evals.tasks.names import Names, expanded
 
     score = {"metric": "right or wrong", "filter": "none", "range": (0.0, 1.0)}
     r = CORRELATION if correlation is None else correlation
-    for task in select(tasks, include=include, hub=hub, allow_task_code=allow_task_code).tasks:
+    named = expanded(tasks, Names(include, hub))
+    for task in select(named, include=include, hub=hub, allow_task_code=allow_task_code).tasks:
         size = max(2, documents or task.size())
         known = f"assumed: rate {rate:g}" + ("" if correlation is not None else f", r {CORRELATION}")
         yield _plan(task.name, score, size, math.sqrt(rate * (1 - rate)), r, effect, design, known)

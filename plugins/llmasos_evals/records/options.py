@@ -10,7 +10,7 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-run_argument = click.argument("run", type=click.Path(exists=True, path_type=Path))
+run_argument = click.argument("run", type=click.Path(path_type=Path))
 
 
 def task_options(command: F) -> F:

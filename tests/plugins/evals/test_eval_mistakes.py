@@ -32,6 +32,8 @@ MISTAKES = [
     (["eval", "show", "runs/missing"], "no run and no task at runs/missing", "the folder that `llmasos eval` names"),
     (["eval", "show", "damaged"], "damaged", "compute the run again"),
     (["eval", "show", "older"], "not a record that this version reads", "with the llmasos that wrote it"),
+    (["eval", "verify", "nonrun"], "there is no record at nonrun", "give the folder of a run"),
+    (["eval", "power", "quick_fix_*"], "no task matches", "llmasos eval ls"),
     (["eval", "shw", "a"], "no command `shw`, did you mean `show`?", "llmasos eval --help"),
     (["eval", "ls", "--include", "nofolder"], "no such folder", "a folder with task files"),
     (["eval", "gate", "a", "--rules", "nofile"], "cannot read nofile", "a rule a line"),
