@@ -165,6 +165,12 @@ def _model(run: Run) -> str:
     return str((run.record["model"] or {}).get("ref") or "a model that the record does not name")
 
 
+def _computed(run: Run) -> str:
+    """The model and its precision, in which two runs of one model often differ."""
+    dtype = (run.record["model"] or {}).get("dtype")
+    return f"{_model(run)}, {dtype}" if dtype else _model(run)
+
+
 def _run(run: Run) -> dict[str, Any]:
     return {
         "path": str(run.folder),
@@ -216,9 +222,9 @@ def verdict(row: Row, alpha: float) -> str:
 
 
 def _human(state: Any, runs: Sequence[Run], found: Sequence[Comparison], alpha: float) -> str:
-    parts = [f"A  {_name(runs[0])}  {_model(runs[0])}"]
+    parts = [f"A  {_name(runs[0])}  {_computed(runs[0])}"]
     for other, comparison in zip(runs[1:], found, strict=True):
-        parts.append(f"B  {_name(other)}  {_model(other)}")
+        parts.append(f"B  {_name(other)}  {_computed(other)}")
         rows = []
         for row in comparison.rows:
             result = row.result

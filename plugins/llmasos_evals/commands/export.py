@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -93,9 +94,14 @@ def command(
         source = Source(found, request, state.hub, progress, named, model_name)
         folder = output or found.folder / "export" / form
         require_writable(folder)
-        with TemporaryDirectory(prefix=".export-", dir=folder) as scratch:
-            made = import_module(EXPORTERS[form]).export(source, Path(scratch))
-            written = _moved(made, Path(scratch), folder, overwrite=overwrite)
+        try:
+            with TemporaryDirectory(prefix=".export-", dir=folder) as scratch:
+                made = import_module(EXPORTERS[form]).export(source, Path(scratch))
+                written = _moved(made, Path(scratch), folder, overwrite=overwrite)
+        except BaseException:
+            with suppress(OSError):  # only where nothing is in it
+                folder.rmdir()
+            raise
     state.output.emit(
         {"format": form, "files": [str(path) for path in written]}, "\n".join(map(str, written))
     )

@@ -255,7 +255,7 @@ def test_the_table(tmp_path, capsys):
     both(tmp_path)
     assert command_line(["eval", "compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     out = capsys.readouterr().out
-    assert "A  a  one" in out
+    assert "A  a  one, float32\n" in out
     assert "B  b  two" in out
     line = next(line for line in out.splitlines() if line.startswith("quiz"))
     for cell in ("acc", "100", "0.6000", "0.7500", "+0.1500", "better", "20/75/5", "mcnemar:exact"):

@@ -142,8 +142,9 @@ def test_results_for_a_model_repository(world, tmp_path):
 
 
 def test_without_a_data_set_there_is_nothing_to_say(world, tmp_path, capsys):
-    assert export(world, "eval-results", tmp_path) == 2
+    assert export(world, "eval-results", tmp_path / "out") == 2
     assert "--dataset TASK=ORG/NAME" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("text", ["colours", "colours=name", "colours=a/b/c", "nobody=org/name"])
