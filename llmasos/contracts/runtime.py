@@ -68,6 +68,19 @@ class QuantisedWeight(PackedWeight, Protocol):
         """The numbers it stands for: [O, I] float32."""
 
 
+@runtime_checkable
+class BlockWeight(QuantisedWeight, Protocol):
+    """A matrix as its file keeps it: each row a run of blocks, as GGUF defines them. Only back ends that say so read it."""
+
+    #: GGUF's name for the type of the blocks: "Q8_0", "Q4_K".
+    kind: str
+    #: The blocks, [O, bytes of a row] uint8; may be a view of the file.
+    data: Tensor
+
+    def part(self, begin: int, end: int) -> BlockWeight:
+        """Rows ``begin`` to ``end``."""
+
+
 @dataclass(frozen=True, slots=True)
 class AttentionLayout:
     """Which keys each packed query may see.
@@ -97,8 +110,10 @@ class Ops(Protocol):
 
     #: op name -> full name of the provider, for ``--explain`` and the record.
     providers: Mapping[str, str]
+    #: Types of blocks that ``pack`` and ``stack`` take as a ``BlockWeight``.
+    block_types: frozenset[str]
 
-    def pack(self, weight: Tensor, lookup: bool) -> Tensor | PackedWeight:
+    def pack(self, weight: Tensor | BlockWeight, lookup: bool) -> Tensor | PackedWeight:
         """A matrix [O, I] as ``WEIGHT_OPS`` read it fastest; called once for each, when a model is loaded.
 
         ``lookup``: rows of it are looked up, too (``embedding``). The result may share memory with ``weight``.
@@ -193,6 +208,19 @@ class PackingBackend(Backend, Protocol):
     """
 
     def pack(self, weight: Tensor, lookup: bool) -> Tensor | PackedWeight:
+        """As in ``Ops``."""
+
+
+@runtime_checkable
+class BlockBackend(PackingBackend, Protocol):
+    """A back end that takes matrices as a quantised file keeps them: ``pack``, and ``stack`` if it has that, are then given a
+    ``BlockWeight`` for each of them. Where weights are ``QUANTISED`` it computes with the numbers that the blocks stand for, or
+    with finer ones; otherwise it keeps those numbers in the element type that was asked for."""
+
+    #: GGUF's names for the types of blocks it takes.
+    block_types: frozenset[str]
+
+    def pack(self, weight: Tensor | BlockWeight, lookup: bool) -> Tensor | PackedWeight:
         """As in ``Ops``."""
 
 

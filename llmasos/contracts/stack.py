@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from llmasos.contracts.runtime import AttentionLayout, Backend, PackedWeight
+from llmasos.contracts.runtime import AttentionLayout, Backend, BlockWeight, PackedWeight
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,9 +28,9 @@ class NormPlan:
 
 @dataclass(frozen=True, slots=True)
 class LinearPlan:
-    """``linear`` as in ``Ops``: weight [O, I], bias [O]."""
+    """``linear`` as in ``Ops``: weight [O, I], bias [O]. The weight is a ``BlockWeight`` only for a ``BlockBackend``."""
 
-    weight: Tensor = field(repr=False)
+    weight: Tensor | BlockWeight = field(repr=False)
     bias: Tensor | None = field(repr=False)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from llmasos.contracts.runtime import OpCallable, PackedWeight, PackingBackend
+from llmasos.contracts.runtime import BlockBackend, BlockWeight, OpCallable, PackedWeight, PackingBackend
 from llmasos.contracts.stack import StackBackend, StackPlan, StackRunner
 from llmasos.errors import LlmasosError
 
@@ -39,6 +39,10 @@ class BoundOps:
         self._backend = backend
         self._warn = warn
         self._quantised = quantised
+        #: Types of blocks that the back end takes as a quantised file keeps them.
+        self.block_types: frozenset[str] = (
+            packer.block_types if isinstance(packer, BlockBackend) else frozenset()
+        )
         for name, call in ops.items():
             setattr(self, name, call)
 
@@ -60,20 +64,20 @@ class BoundOps:
         self._stacker = stacker
         self.providers["stack"] = f"{self._backend}.stack"
 
-    def pack(self, weight: Tensor, lookup: bool) -> Tensor | PackedWeight:
+    def pack(self, weight: Tensor | BlockWeight, lookup: bool) -> Tensor | PackedWeight:
         """``weight`` as the bound ops read it fastest; as it is, with one warning, when the back end fails at it.
 
         Raises what a back end says in the errors of llmasos.api: that is about the weights. Where weights are ``QUANTISED`` it
         raises whatever happens, for other weights would not be what was asked for.
         """
         if self._packer is None:
-            return weight
+            return weight.plain() if isinstance(weight, BlockWeight) else weight
         try:
-            return self._packer.pack(weight, lookup)
+            return cast(BlockBackend, self._packer).pack(weight, lookup)
         except LlmasosError:
             raise
         except Exception as error:
-            if self._quantised:
+            if self._quantised or isinstance(weight, BlockWeight):
                 raise
             reason = f"raised {type(error).__name__}: {error}"
             name = f"{self._backend}.pack"

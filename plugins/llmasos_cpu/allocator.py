@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from contextlib import suppress
 
 #: Set to 0 to leave the allocator as it is.
 VARIABLE = "LLMASOS_CPU_KEEP_MEMORY"
@@ -19,10 +20,17 @@ _PAD = 64 << 20
 _NEVER = 2**31 - 1
 
 
+def give_back() -> None:
+    """Let free memory inside the heap leave the process once: after a model was built, for what that took is not needed again."""
+    if sys.platform.startswith("linux"):
+        with suppress(AttributeError):  # of another C library
+            ctypes.CDLL(None).malloc_trim(0)
+
+
 def keep_memory() -> str:
     """Tell the C library once to keep what is freed. Returns what was done, for ``llmasos backend info``.
 
-    The process never shrinks below its peak afterwards. Nothing happens where the C library is not glibc, or when the
+    The process does not shrink afterwards, but by ``give_back``. Nothing happens where the C library is not glibc, or when the
     environment says so.
     """
     if os.environ.get(VARIABLE, "1") == "0":

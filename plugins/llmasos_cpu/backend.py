@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from llmasos.api import PackedWeight, StackPlan, StackRunner
-from llmasos_cpu import matrices, onednn
-from llmasos_cpu.allocator import keep_memory
+from llmasos.api import BlockWeight, PackedWeight, StackPlan, StackRunner
+from llmasos_cpu import onednn, packing
+from llmasos_cpu.allocator import give_back, keep_memory
 from llmasos_cpu.library import Absence, library
 from llmasos_cpu.stack import compile_stack, takes
 
@@ -23,6 +23,8 @@ class CpuBackend:
 
     def __init__(self) -> None:
         self._native = library()
+        #: What the library packs without the numbers of a whole matrix in memory.
+        self.block_types = frozenset[str]() if isinstance(self._native, Absence) else packing.BLOCK_TYPES
         #: Whether oneDNN lays weights out, where there is no native library.
         self._onednn = False
         #: How the native library keeps matrices.
@@ -52,19 +54,23 @@ class CpuBackend:
         else:
             self._facts["native"] = f"{self._native.isa} ({' '.join(self._native.features)})"
 
-    def pack(self, weight: Tensor, lookup: bool) -> Tensor | PackedWeight:
+    def pack(self, weight: Tensor | BlockWeight, lookup: bool) -> Tensor | PackedWeight:
         """``weight`` in the layout that is fastest here."""
         if not isinstance(self._native, Absence):
             # Four bits are too few for a table that is looked up and is the vocabulary's head as well.
             kind = "int8" if lookup and self._kind == "q4_1" else self._kind
-            return matrices.pack(self._native, weight, kind)
+            return packing.pack(self._native, weight, kind)
+        assert isinstance(weight, Tensor)  # blocks are for quantised weights, which need the library
         return onednn.pack(weight, lookup) if self._onednn else weight
 
     def stack(self, plan: StackPlan) -> StackRunner | None:
         """The layers as one native program; None where there is no library or the program lacks something."""
         if isinstance(self._native, Absence) or not takes(plan):
             return None
-        return compile_stack(self._native, plan, self._kind)
+        give_back()  # what tokenizers and tables left behind, before the large part comes
+        made = compile_stack(self._native, plan, self._kind)
+        give_back()
+        return made
 
     def facts(self) -> Mapping[str, str]:
         """For ``llmasos backend info``."""

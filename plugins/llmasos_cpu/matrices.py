@@ -1,4 +1,4 @@
-"""Matrices of weights in the native library's panels: packed once, multiplied with any number of rows, looked up by row.
+"""Matrices of weights in the native library's panels: multiplied with any number of rows, looked up by row.
 
 Letters: N tokens, O outputs, I inputs.
 """
@@ -11,14 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmasos.api import WeightsError
-from llmasos_cpu.library import MATRIX_KINDS, SOURCES, Library
+from llmasos_cpu.library import Library
 from llmasos_cpu.structures import ELEMENT_TYPES, HeadStruct, LinearStruct
-
-_SOURCES = {torch.float32: SOURCES["fp32"], torch.bfloat16: SOURCES["bf16"], torch.float16: SOURCES["fp16"]}
-_ALIGNMENT = 64
-#: Numbers of a group that is quantised together.
-_GROUP = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,65 +80,6 @@ class NativeMatrix:
 def rows_contiguous(x: Tensor) -> Tensor:
     """``x`` itself where its rows have no gaps inside, else a copy."""
     return x if x.stride(-1) == 1 or x.shape[-1] <= 1 else x.contiguous()
-
-
-def pack(library: Library, weight: Tensor, kind: str) -> NativeMatrix:
-    """``weight`` [O, I] float32, bfloat16 or float16 as panels of ``kind``. Raises WeightsError for numbers that cannot be kept
-    in it (NaN and infinity where they are quantised)."""
-    outputs, inputs = weight.shape
-    if kind == "q4_1" and inputs % _GROUP:
-        kind = "int8"  # groups are whole
-    if kind in ("int8", "q4_1") and not bool(weight.isfinite().all()):
-        raise WeightsError(
-            f"a matrix [{outputs}, {inputs}] holds NaN or infinity and cannot be quantised",
-            hint="use --dtype exact to see what it computes, or mend the checkpoint",
-        )
-    functions, code = library.functions, MATRIX_KINDS[kind]
-    size = functions.llmc_matrix_bytes(code, 0, outputs, inputs)
-    if size < 0:
-        raise WeightsError(f"a matrix [{outputs}, {inputs}] as {kind}: {library.explain(size)}")
-    space = torch.empty(size + _ALIGNMENT, dtype=torch.uint8)
-    begin = -space.data_ptr() % _ALIGNMENT
-    data = space[begin : begin + size]
-    rows, source = rows_contiguous(weight), _SOURCES[weight.dtype]
-    if kind == "q4_1":
-        rows, source = _groups(weight), SOURCES["q4_1"]
-    status = functions.llmc_matrix_begin(code, 0, outputs, inputs, data.data_ptr(), size)
-    if not status:
-        status = functions.llmc_matrix_set_rows(
-            data.data_ptr(),
-            size,
-            0,
-            outputs,
-            source,
-            rows.data_ptr(),
-            rows.stride(0) * rows.element_size(),
-        )
-    if status:
-        raise WeightsError(f"a matrix [{outputs}, {inputs}] as {kind}: {library.explain(status)}")
-    element = weight.dtype if str(weight.dtype) in ELEMENT_TYPES else torch.float32
-    return NativeMatrix(library, data, kind, outputs, inputs, element)
-
-
-def _groups(weight: Tensor) -> Tensor:
-    """``weight`` [O, I] in GGUF's Q4_1 blocks, [O, I / 32 * 20] uint8: of each 32 numbers a step and a least number, float16, and
-    steps above the least one, 4 bits each. Raises WeightsError for numbers that float16 has not."""
-    numbers = weight.float().reshape(weight.shape[0], -1, _GROUP)
-    least, most = numbers.aminmax(dim=-1, keepdim=True)
-    step, least = ((most - least) / 15).half(), least.half()
-    if not bool(torch.isfinite(step).all()) or not bool(torch.isfinite(least).all()):
-        raise WeightsError(
-            "weights beyond 65,504 do not fit groups of 4 bits", hint="use --dtype int8 or exact"
-        )
-    whole = (
-        torch.where(step > 0, (numbers - least.float()) / step.float(), 0)
-        .round_()
-        .clamp_(0, 15)
-        .to(torch.uint8)
-    )
-    low, high = whole.chunk(2, dim=-1)
-    blocks = torch.cat([step.view(torch.uint8), least.view(torch.uint8), low | high << 4], dim=-1)
-    return blocks.flatten(1).contiguous()
 
 
 def token_logprobs(

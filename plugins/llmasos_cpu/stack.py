@@ -13,16 +13,14 @@ from torch import Tensor
 
 from llmasos.api import BlockPlan, LinearPlan, NormPlan, StackInput, StackPlan
 from llmasos_cpu.library import Library
-from llmasos_cpu.matrices import NativeMatrix, pack
+from llmasos_cpu.matrices import NativeMatrix
+from llmasos_cpu.packing import PANEL, Rows, alternating, extent, stacked
 from llmasos_cpu.program import Cache, Program
 from llmasos_cpu.structures import ACTIVATIONS, ELEMENT_TYPES, NORMS, BufferStruct, StepStruct
 
 #: Kinds of steps, see ``native/llmasos_cpu.h``.
 _EMBED, _NORM, _LINEAR, _GATED, _ANGLES, _STORE, _ATTENTION, _GATHER = range(8)
 _PACKED = 16
-#: Outputs of a panel: gates and what they multiply alternate in so many rows.
-_PANEL = 32
-
 #: Buffers of a program. Those with _WANTED have a row for each wanted token.
 _X, _H, _QKV, _MIXED, _INNER, _ANGLE, _SUM = range(7)
 _WANTED = 7
@@ -83,9 +81,11 @@ class _Steps:
         kind: str | None = None,
     ) -> None:
         """Several matrices that read the same input as one, kept as ``kind`` if not as all are."""
-        matrix = self.matrix(torch.cat([one.weight.detach() for one in parts]), kind)
+        matrix = self.address_of(
+            stacked(self.library, [_rows(one.weight) for one in parts], kind or self.kind)
+        )
         biases = [
-            torch.zeros(one.weight.shape[0]) if one.bias is None else one.bias.detach().float()
+            torch.zeros(extent(one.weight)[0]) if one.bias is None else one.bias.detach().float()
             for one in parts
         ]
         whole = None if all(one.bias is None for one in parts) else torch.cat(biases)
@@ -93,25 +93,19 @@ class _Steps:
             _LINEAR, source, target, other=residual, kind=activation, weight=matrix, bias=self.address(whole)
         )
 
-    def gated(self, gate: Tensor, up: Tensor, source: int, target: int, activation: int) -> None:
+    def gated(self, gate: Rows, up: Rows, source: int, target: int, activation: int) -> None:
         """act(gate) * up in one product: rows alternate in panels, the last of them filled up with zeros."""
-        alternating = torch.stack([_panels(gate), _panels(up)], dim=1)  # [F / 32, 2, 32, D]
-        matrix = self.matrix(alternating.flatten(0, 2))
+        matrix = self.address_of(alternating(self.library, _rows(gate), _rows(up), self.kind))
         self.add(_GATED, source, target, kind=activation, weight=matrix)
 
-    def matrix(self, weight: Tensor, kind: str | None = None) -> int:
-        """The address of ``weight`` [O, I] in panels."""
-        packed = pack(self.library, weight, kind or self.kind)
-        self.kept.append(packed)
-        return packed.data.data_ptr()
+    def address_of(self, matrix: NativeMatrix) -> int:
+        """Where a matrix lies, which is kept alive with the program."""
+        self.kept.append(matrix)
+        return matrix.data.data_ptr()
 
 
-def _panels(weight: Tensor) -> Tensor:
-    """[F, D] -> [ceil(F / 32), 32, D], missing rows zero."""
-    weight = weight.detach()
-    missing = -weight.shape[0] % _PANEL
-    whole = torch.cat([weight, weight.new_zeros(missing, weight.shape[1])]) if missing else weight
-    return whole.view(-1, _PANEL, weight.shape[1])
+def _rows(weight: Rows) -> Rows:
+    return weight.detach() if isinstance(weight, Tensor) else weight
 
 
 def compile_stack(library: Library, plan: StackPlan, kind: str) -> NativeStack:
@@ -121,7 +115,9 @@ def compile_stack(library: Library, plan: StackPlan, kind: str) -> NativeStack:
     heads = (plan.query_heads + 2 * plan.key_heads) * plan.head_width
     width, inner = _embed(made, plan), 0
     for layer, block in enumerate(plan.blocks):
-        inner = -(-block.up.weight.shape[0] // _PANEL) * _PANEL if plan.gated else block.up.weight.shape[0]
+        inner = extent(block.up.weight)[0]
+        if plan.gated:
+            inner = -(-inner // PANEL) * PANEL  # gates and what they multiply alternate in whole panels
         _block(made, plan, block, layer)
     last = _X + _WANTED
     if plan.final_norm is not None:
@@ -209,8 +205,8 @@ def _block(made: _Steps, plan: StackPlan, block: BlockPlan, layer: int) -> None:
     down, kind = block.down, made.kind
     if block.gate is not None:
         made.gated(block.gate.weight, block.up.weight, h, _INNER + at, activation)
-        missing = -down.weight.shape[1] % _PANEL
-        if missing:
+        missing = -extent(down.weight)[1] % PANEL
+        if missing and isinstance(down.weight, Tensor):  # blocks are never narrower
             wider = torch.nn.functional.pad(down.weight.detach(), (0, missing))
             down = LinearPlan(wider, down.bias)
             # Groups that zeros fill up would not be those of the matrix.

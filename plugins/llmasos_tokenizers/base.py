@@ -38,7 +38,8 @@ class Vocabulary:
         self.chat_template = chat_template
         #: All templates of the model by name, where it has several.
         self.chat_templates: Mapping[str, str] = {}
-        self._identity = identity
+        # Taken now, for ``identity`` is the whole vocabulary once more, in a larger form.
+        self._digest = self._taken_over(identity)
 
     @cached_property
     def _ids(self) -> dict[str, int]:
@@ -53,11 +54,10 @@ class Vocabulary:
             )
         return ChatTemplate(self.chat_template)
 
-    @cached_property
-    def _digest(self) -> str:
+    def _taken_over(self, identity: Mapping[str, Any]) -> str:
         special = {role: getattr(self.special, role) for role in ROLES}
-        identity = {"v": 1, "special": special, "adds_bos": self.adds_bos, **self._identity}
-        text = json.dumps(identity, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+        whole = {"v": 1, "special": special, "adds_bos": self.adds_bos, **identity}
+        text = json.dumps(whole, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
         return hashlib.sha256(text.encode("ascii")).hexdigest()
 
     def token(self, token_id: int) -> str:

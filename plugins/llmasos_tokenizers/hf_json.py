@@ -43,7 +43,9 @@ def _file(path: Path) -> Path:
 class _Opening:
     def __init__(self, file: Path, spec: dict[str, Any], companions: Companions) -> None:
         self._file = file
-        self._spec = {**spec, "padding": None, "truncation": None}
+        without = {**spec, "padding": None, "truncation": None}
+        # Text takes an eighth of the memory; it is parsed again when special tokens must stay text for the first time.
+        self._text = json.dumps(without)
         self._companions = companions
         self._roles = companions.role_tokens()
         # A file that pads names its padding token; without another word about it, that is the one.
@@ -54,8 +56,10 @@ class _Opening:
             and isinstance(padding.get("pad_token"), str)
         ):
             self._roles["pad"] = padding["pad_token"]
+        self._spec: dict[str, Any] | None = without
 
     def tokenizer(self) -> Tokenizer:
+        """The tokenizer; asked for once."""
         with library_errors(f"reading {self._file}"):
             vocabulary: dict[str, int] = self._parsing.get_vocab(with_added_tokens=True)
             front = self._parsing.encode("", add_special_tokens=True).ids[:1]
@@ -76,17 +80,19 @@ class _Opening:
             },
         )
         made.chat_templates = self._companions.chat_templates()
+        self._spec = None
         return made
 
     def _library(self, *, parse_special: bool) -> LibraryTokenizer:
         if parse_special:
             return self._parsing
-        names = {token["content"] for token in self._spec.get("added_tokens") or () if token.get("special")}
-        return LibraryTokenizer.from_str(json.dumps(without_special(self._spec, names | self._special_texts)))
+        spec = json.loads(self._text)
+        names = {token["content"] for token in spec.get("added_tokens") or () if token.get("special")}
+        return LibraryTokenizer.from_str(json.dumps(without_special(spec, names | self._special_texts)))
 
     @cached_property
     def _parsing(self) -> LibraryTokenizer:
-        made = LibraryTokenizer.from_str(json.dumps(self._spec))
+        made = LibraryTokenizer.from_str(self._text)
         known = {token.content for token in made.get_added_tokens_decoder().values() if token.special}
         # Only texts that are already entries: a new entry would have no row in the model's embedding.
         missing = sorted(text for text in self._special_texts - known if made.token_to_id(text) is not None)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, get_args
 
 import torch
-from torch import Tensor, nn
 
 from llmasos.api import (
     ArchitectureSummary,
@@ -22,20 +20,11 @@ from llmasos_transformer.config import ConfigReader
 from llmasos_transformer.families import BERT, GPT2, LLAMA, Family, Source
 from llmasos_transformer.model import Decoder, Encoder
 from llmasos_transformer.ops import ReferenceOps
+from llmasos_transformer.reading import LAYER, Reading, Use
 from llmasos_transformer.spec import StackSpec
-from llmasos_transformer.weights.mapping import Releasable
-
-_LAYER = re.compile(r"\bblocks\.(\d+)\.")
 
 #: How many names of one kind an error lists before it counts the rest.
 _LISTED = 8
-
-
-class _Use(NamedTuple):
-    """One parameter cut out of a stored tensor."""
-
-    parameter: str
-    source: Source
 
 
 class _Plan(NamedTuple):
@@ -43,7 +32,7 @@ class _Plan(NamedTuple):
 
     spec: StackSpec
     #: Stored name -> the parameters it fills.
-    uses: Mapping[str, list[_Use]]
+    uses: Mapping[str, list[Use]]
     #: (stored name, stored name that must hold the same numbers)
     repeats: list[tuple[str, str]]
     head_tensors: Mapping[str, tuple[str, ...]]
@@ -80,8 +69,9 @@ class FamilyArchitecture:
     def build(self, checkpoint: Checkpoint, ops: Ops, *, dtype: DTypeName, device: str) -> Decoder | Encoder:
         """Load the weights into a model that computes with ``ops`` in ``dtype`` on ``device``.
 
-        Matrices are laid out as the back end reads them fastest (``ops.pack``). One stored tensor is read at a time and copied, so the checkpoint may be closed afterwards and no second copy of
-        the model is ever held. Raises WeightsError when the checkpoint does not fit, UsageError for float16 on the CPU.
+        Matrices are laid out as the back end reads them fastest (``ops.pack``). One layer is read at a time and copied, and its
+        pages of the file leave memory: the checkpoint may be closed afterwards and no second copy of the model is ever held.
+        Raises WeightsError when the checkpoint does not fit, UsageError for float16 on the CPU.
         """
         if dtype not in get_args(DTypeName):
             raise UsageError(f"unknown dtype {dtype!r}", hint=f"known: {', '.join(get_args(DTypeName))}")
@@ -93,30 +83,10 @@ class FamilyArchitecture:
         plan = self._plan(checkpoint)
         element: torch.dtype = getattr(torch, element_name(dtype))
         model = self._skeleton(plan.spec, checkpoint, ops, plan.head_tensors, dtype=dtype, device=device)
-        for stored, uses in plan.uses.items():
-            tensor = self._read(checkpoint, stored)
-            for use in uses:
-                _fill(model, use, tensor, ops, dtype=element, device=device)
-            for first, other in plan.repeats:
-                if first == stored and not torch.equal(
-                    tensor, self._read(checkpoint, other).to(tensor.dtype)
-                ):
-                    raise WeightsError(
-                        f"{other} differs from {first}, but the configuration says that they are one tensor",
-                        hint='set "tie_word_embeddings": false in config.json if the head was trained on its own',
-                    )
-            del tensor
-            if isinstance(checkpoint, Releasable):
-                # Otherwise the whole file stays in memory beside the copy until it is closed.
-                checkpoint.release(stored)
-        model.settle()
+        reading = Reading(checkpoint, model, ops, plan.uses, plan.repeats, element, device)
+        reading.fill(None)
+        model.settle(reading.fill, reading.release)
         return model.eval()
-
-    def _read(self, checkpoint: Checkpoint, name: str) -> Tensor:
-        tensor = checkpoint.tensor(name)
-        if not tensor.is_floating_point():
-            raise WeightsError(f"{name} holds {tensor.dtype} numbers: weights must be floating point")
-        return tensor
 
     def _skeleton(
         self,
@@ -154,7 +124,7 @@ class FamilyArchitecture:
         skeleton = self._skeleton(
             spec, checkpoint, ReferenceOps(), head_tensors, dtype="float32", device="cpu"
         )
-        uses: dict[str, list[_Use]] = {}
+        uses: dict[str, list[Use]] = {}
         repeats: list[tuple[str, str]] = []
         missing, misshapen, known = [], [], set()
         for parameter, value in skeleton.named_parameters():
@@ -170,7 +140,7 @@ class FamilyArchitecture:
                 shape = tuple(checkpoint.tensors[stored[name]].shape)
                 if shape != wanted:
                     misshapen.append(f"{name} is {list(shape)}, expected {list(wanted)}")
-            uses.setdefault(actual, []).append(_Use(parameter, source))
+            uses.setdefault(actual, []).append(Use(parameter, source))
             if source.compared == "always" or spec.tied:
                 repeats += [(actual, stored[name]) for name in found[1:]]
         unexpected = [
@@ -193,7 +163,7 @@ class FamilyArchitecture:
                 + "; ".join(problems),
                 hint="config.json and weights do not belong together, or the model needs another architecture plugin",
             )
-        return _Plan(spec, uses, repeats, head_tensors, skeleton.num_parameters())
+        return _Plan(spec, uses, repeats, head_tensors, sum(p.numel() for p in skeleton.parameters()))
 
     def _today(self, name: str) -> str:
         for old, new in self.family.old_endings.items():
@@ -224,8 +194,8 @@ class FamilyArchitecture:
 
     def _names(self, parameter: str, prefix: str, spec: StackSpec) -> tuple[Source, list[str]]:
         """Where a parameter may be stored, complete names in order of preference."""
-        layer = _LAYER.search(parameter)
-        key = _LAYER.sub("blocks.{i}.", parameter)
+        layer = LAYER.search(parameter)
+        key = LAYER.sub("blocks.{i}.", parameter)
         number = layer.group(1) if layer else ""
         if key in self.family.body:
             source = self.family.body[key]
@@ -242,31 +212,6 @@ def _stored_shape(shape: tuple[int, ...], source: Source) -> tuple[int, ...]:
     """The shape of the stored tensor a parameter of ``shape`` is cut from."""
     whole = (shape[0] * source.part[1], *shape[1:])
     return whole[::-1] if source.transposed else whole
-
-
-#: Parameters that ``WEIGHT_OPS`` read: projections, and what is looked up or multiplied with as the vocabulary's head.
-_MATRICES = frozenset(("weight", "tokens", "head", "decoder"))
-
-
-def _fill(
-    model: Decoder | Encoder, use: _Use, tensor: Tensor, ops: Ops, *, dtype: torch.dtype, device: str
-) -> None:
-    """Copy a piece of ``tensor`` into a parameter of its own, in the layout of the back end."""
-    path, _, leaf = use.parameter.rpartition(".")
-    index, pieces = use.source.part
-    piece = (tensor.t() if use.source.transposed else tensor).chunk(pieces, dim=0)[index]
-    module = model.get_submodule(path)
-    # Those of the layers wait until all are there: the back end may want several in one. A table that is only looked up is
-    # read a row at a time: nothing is gained by another layout.
-    in_layer, only_looked_up = path.startswith("blocks."), leaf == "tokens" and not model.spec.tied
-    if piece.dim() == 2 and leaf in _MATRICES and not in_layer and not only_looked_up:
-        packed = ops.pack(piece.to(device=device, dtype=dtype), leaf == "tokens")
-        if not isinstance(packed, Tensor):
-            delattr(module, leaf)
-            setattr(module, leaf, packed)
-            return
-    values = torch.empty(piece.shape, dtype=dtype, device=device).copy_(piece)
-    setattr(module, leaf, nn.Parameter(values, requires_grad=False))
 
 
 class LlamaArchitecture(FamilyArchitecture):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from llmasos.api import AttentionLayout, BlockPlan, LinearPlan, NormPlan, Ops, PackedWeight
+from llmasos.api import AttentionLayout, BlockPlan, BlockWeight, LinearPlan, NormPlan, Ops, PackedWeight
 from llmasos_transformer.cache import SlabCache
 from llmasos_transformer.path import SlabPath
 from llmasos_transformer.spec import StackSpec
@@ -45,23 +45,26 @@ class Linear(nn.Module):
 
     def plan(self) -> LinearPlan:
         """For a back end that computes whole stacks. The weight is not packed yet."""
-        assert isinstance(self.weight, Tensor)
+        assert isinstance(self.weight, Tensor | BlockWeight)
         return LinearPlan(self.weight, self.bias)
 
     def pack(self) -> None:
-        """Have the back end lay the weight out, once it is there."""
-        assert isinstance(self.weight, Tensor)
-        packed = self.ops.pack(self.weight.data, lookup=False)
-        if not isinstance(packed, Tensor):
-            self.release()
-            self.weight = packed
+        """Have the back end lay the weight out, once it is there. One that it leaves as it is becomes a copy, for it may be a
+        view of a file."""
+        weight = self.weight
+        assert isinstance(weight, Tensor | BlockWeight)
+        packed = self.ops.pack(weight.data if isinstance(weight, Tensor) else weight, lookup=False)
+        self.release()
+        if isinstance(packed, Tensor):
+            copy = torch.empty(packed.shape, dtype=packed.dtype, device=packed.device).copy_(packed)
+            packed = nn.Parameter(copy, requires_grad=False)
+        self.weight = packed
 
     def release(self) -> int:
         """Let the weight go, of which the back end has a copy of its own. Returns how many numbers it had."""
-        assert isinstance(self.weight, Tensor)
-        count = self.weight.numel()
+        weight = self.weight
         del self.weight
-        return count
+        return weight.numel() if isinstance(weight, Tensor) else weight.outputs * weight.inputs
 
 
 class RMSNorm(nn.Module):

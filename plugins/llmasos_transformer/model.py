@@ -5,7 +5,7 @@ Shapes: N packed tokens, M chosen rows, B sequences, T padded length, D model wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -149,7 +149,7 @@ class Stack(nn.Module):
                 types=embeddings.types,
                 norm=None if embeddings.norm is None else embeddings.norm.plan(),
             ),
-            blocks=tuple(block.plan() for block in self._layers()),
+            blocks=(block.plan() for block in self._layers()),
             layers=spec.layers,
             norm_first=spec.norm_at == "pre",
             gated=spec.gated,
@@ -162,22 +162,34 @@ class Stack(nn.Module):
             final_norm=None if self.final_norm is None else self.final_norm.plan(),
         )
 
-    def settle(self) -> None:
-        """All weights are in place: let the back end take the layers whole, or lay out their matrices one by one."""
-        self.runner = self.ops.stack(replace(self.plan(), blocks=self._handed_over()))
+    def settle(
+        self,
+        fill: Callable[[int], None] = lambda layer: None,
+        release: Callable[[int], None] = lambda layer: None,
+    ) -> None:
+        """All weights but those of the layers are in place: let the back end take the layers whole, or lay out their matrices
+        one by one. Each is filled when its turn comes and released before the next: no second copy of the model is ever held.
+        """
+        self.runner = self.ops.stack(replace(self.plan(), blocks=self._handed_over(fill, release)))
         if self.runner is None:
-            for block in self._layers():
+            for number, block in enumerate(self._layers()):
+                fill(number)
                 for linear in block.linears():
                     linear.pack()
+                release(number)
 
     def _layers(self) -> Iterator[Block]:
         return (block for block in self.blocks if isinstance(block, Block))
 
-    def _handed_over(self) -> Iterator[BlockPlan]:
-        """The layers one by one, each let go when the next is asked for: no second copy of the model is ever held."""
-        for block in self._layers():
+    def _handed_over(
+        self, fill: Callable[[int], None], release: Callable[[int], None]
+    ) -> Iterator[BlockPlan]:
+        """The layers one by one, each let go when the next is asked for."""
+        for number, block in enumerate(self._layers()):
+            fill(number)
             yield block.plan()
             self._taken += sum(linear.release() for linear in block.linears())
+            release(number)
 
     def _check(
         self, batch: PackedBatch, cache: KVCache | PathCache | None, counts: list[int]
@@ -232,7 +244,9 @@ class Stack(nn.Module):
     def _packed(self) -> Iterator[PackedWeight]:
         """Weights that are in a layout of the back end's own."""
         for module in self.modules():
-            yield from (value for value in vars(module).values() if isinstance(value, PackedWeight))
+            # Asked by name, for a look at every attribute takes a tenth of a second.
+            found = (vars(module).get(name) for name in ("weight", "tokens", "head", "decoder"))
+            yield from (value for value in found if isinstance(value, PackedWeight))
 
 
 class Decoder(Stack):

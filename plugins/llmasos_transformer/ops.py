@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmasos.api import OP_NAMES, AttentionLayout, StackPlan, StackRunner, UsageError
+from llmasos.api import OP_NAMES, AttentionLayout, BlockWeight, StackPlan, StackRunner, UsageError
 
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -234,9 +234,11 @@ class ReferenceOps:
 
     providers: Mapping[str, str] = {op: f"llmasos-transformer/reference.{op}" for op in OP_NAMES}
 
-    def pack(self, weight: Tensor, lookup: bool) -> Tensor:
+    block_types: frozenset[str] = frozenset()
+
+    def pack(self, weight: Tensor | BlockWeight, lookup: bool) -> Tensor:
         """The tensor itself: plain torch has no other layout."""
-        return weight
+        return weight if isinstance(weight, Tensor) else weight.plain()
 
     def stack(self, plan: StackPlan) -> StackRunner | None:
         """None: plain torch goes op by op."""

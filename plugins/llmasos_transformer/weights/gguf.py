@@ -7,6 +7,8 @@ import re
 import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -170,8 +172,7 @@ class GgufCheckpoint:
         if new.layout == "transposed":
             return weight.t().contiguous()
         if new.layout == "rotary":
-            # [heads, d/2, 2, ...] as stored -> [heads, 2, d/2, ...]
-            return weight.reshape(new.heads, -1, 2, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)
+            return _unturned(weight, new.heads)
         return weight
 
     def _mapped_tensor(self, stored: GgufTensor) -> Tensor:
@@ -186,6 +187,30 @@ class GgufCheckpoint:
             self._mapped.tensor("uint8", (stored.nbytes,), stored.begin), stored.type_name
         ).view(stored.shape)
 
+    @cached_property
+    def block_bits(self) -> int | None:
+        """Bits of the numbers that most of the weights are kept in, by bytes; None when they are not in blocks."""
+        sizes: Counter[str] = Counter()
+        for info in self._tensors.values():
+            sizes[info.dtype] += info.nbytes
+        most = next((dtype for dtype, _ in sizes.most_common(1)), "")
+        return int(most[1]) if most in QUANTISED else None
+
+    def blocks(self, name: str, *, transposed: bool) -> GgufBlocks | None:
+        """The matrix as the file keeps it, turned round if ``transposed``; None where the blocks do not run along its rows.
+
+        Raises as ``tensor``.
+        """
+        stored, new = self._stored[name]
+        if stored.type_name not in QUANTISED or len(stored.shape) != 2:
+            return None
+        if transposed != (new.layout == "transposed"):
+            return None
+        raw = self._mapped.tensor("uint8", (stored.shape[0], stored.nbytes // stored.shape[0]), stored.begin)
+        if new.layout == "rotary":
+            raw = _unturned(raw, new.heads)
+        return GgufBlocks(stored.type_name, raw, stored.shape[1])
+
     def release(self, name: str) -> None:
         """No view of this tensor is needed any more: its pages may leave memory."""
         stored, _ = self._stored[name]
@@ -196,6 +221,38 @@ class GgufCheckpoint:
 
     def close(self) -> None:
         self._mapped.close()
+
+
+def _unturned(rows: Tensor, heads: int) -> Tensor:
+    """Rows in the order of Hugging Face: [heads, d/2, 2, ...] as stored -> [heads, 2, d/2, ...]."""
+    return rows.reshape(heads, -1, 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GgufBlocks:
+    """A ``BlockWeight`` [O, I]: ``data`` [O, bytes of a row] uint8 has the rows' blocks."""
+
+    kind: str
+    data: Tensor
+    inputs: int
+
+    @property
+    def outputs(self) -> int:
+        """O."""
+        return self.data.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the blocks."""
+        return self.data.numel()
+
+    def part(self, begin: int, end: int) -> GgufBlocks:
+        """Rows ``begin`` to ``end``."""
+        return GgufBlocks(self.kind, self.data[begin:end], self.inputs)
+
+    def plain(self) -> Tensor:
+        """The numbers: [O, I] float32."""
+        return dequantise(self.data.reshape(-1), self.kind).view(self.outputs, self.inputs)
 
 
 def dequantise(raw: Tensor, type_name: str) -> Tensor:

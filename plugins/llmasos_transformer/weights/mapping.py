@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from llmasos.api import LlmasosError, MissingDependency, ModelNotFound, WeightsError
+from llmasos.api import BlockWeight, LlmasosError, MissingDependency, ModelNotFound, WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,6 +143,16 @@ class Releasable(Protocol):
 
     def release(self, name: str) -> None:
         """No view of this tensor is needed any more."""
+
+
+@runtime_checkable
+class BlockCheckpoint(Protocol):
+    """A checkpoint whose weights may be quantised in blocks."""
+
+    block_bits: int | None
+
+    def blocks(self, name: str, *, transposed: bool) -> BlockWeight | None:
+        """The matrix as the file keeps it; None where it is not in blocks along its rows."""
 
 
 class MappedFile:

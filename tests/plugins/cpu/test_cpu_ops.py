@@ -7,7 +7,7 @@ import torch
 
 from llmasos.api import OP_NAMES, WEIGHT_OPS, PackedWeight, QuantisedWeight, UsageError, WeightsError
 from llmasos.pipelines.opcheck import compare, packed, unpacked
-from llmasos_cpu import matrices, weights
+from llmasos_cpu import packing, weights
 from llmasos_cpu.backend import CpuBackend
 from llmasos_cpu.library import Absence, Library, library
 from llmasos_transformer import ops as reference
@@ -104,12 +104,12 @@ def test_weights_that_four_bits_have_no_scale_for_are_refused(tmp_path) -> None:
 def test_a_packed_matrix_is_one_copy_of_its_numbers() -> None:
     assert isinstance(found, Library)
     table = torch.randn(320, 64)
-    one = matrices.pack(found, table, "fp32")
+    one = packing.pack(found, table, "fp32")
     assert isinstance(one, PackedWeight)
     assert (one.outputs, one.inputs) == (320, 64)
     assert table.nbytes <= one.nbytes < 1.05 * table.nbytes
     assert torch.equal(one.rows(torch.tensor([319, 0, 7])), table[[319, 0, 7]])
-    half = matrices.pack(found, table.bfloat16(), "bf16")
+    half = packing.pack(found, table.bfloat16(), "bf16")
     assert half.nbytes < 0.55 * table.nbytes
     assert torch.equal(half.rows(torch.tensor([319, 0, 7])), table.bfloat16()[[319, 0, 7]])
 
@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_an_error_and_not_a_crash() -> None:
     from llmasos_cpu import native_ops
 
     assert isinstance(found, Library)
-    one = matrices.pack(found, torch.randn(32, 16), "fp32")
+    one = packing.pack(found, torch.randn(32, 16), "fp32")
     with pytest.raises(IndexError, match="32"):
         one.rows(torch.tensor([32]))
     with pytest.raises(IndexError, match="32"):
@@ -129,14 +129,14 @@ def test_what_does_not_fit_is_an_error_and_not_a_crash() -> None:
     with pytest.raises(UsageError, match="swish"):
         native_ops.activation(torch.ones(2, 2), "swish")
     with pytest.raises(WeightsError, match=r"\[4, 32\] holds NaN"):
-        matrices.pack(found, torch.full((4, 32), torch.nan), "int8")
+        packing.pack(found, torch.full((4, 32), torch.nan), "int8")
 
 
 @needs_library
 def test_the_library_computes_with_the_threads_of_torch() -> None:
     assert isinstance(found, Library)
     before = torch.get_num_threads()
-    one = matrices.pack(found, torch.randn(32, 16), "fp32")
+    one = packing.pack(found, torch.randn(32, 16), "fp32")
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
@@ -151,7 +151,7 @@ def test_a_row_is_the_same_in_every_batch_whatever_the_threads() -> None:
     assert isinstance(found, Library)
     torch.manual_seed(5)
     before = torch.get_num_threads()
-    one = matrices.pack(found, torch.randn(200, 130), "fp32")
+    one = packing.pack(found, torch.randn(200, 130), "fp32")
     x = torch.randn(300, 130)
     alone = torch.cat([one.product(x[row : row + 1], None) for row in range(0, 300, 7)])
     try:
