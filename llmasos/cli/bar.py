@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from llmasos.cli.output import Output
 
 
+#: Longest name of a phase, in columns: what is longer has its middle left out, so that there is room for the bars.
+_LABEL = 44
+
+
 class BarProgress:
     """Satisfies the Progress contract with a rich display."""
 
@@ -24,6 +28,8 @@ class BarProgress:
             self._display.stop_task(self._task)
             if not self._counted:
                 self._display.remove_task(self._task)
+        if len(name) > _LABEL:
+            name = f"{name[: _LABEL // 2 - 1]}…{name[-_LABEL // 2 :]}"
         self._task = self._display.add_task(name, total=total)
         self._counted = total is not None
 

@@ -210,6 +210,17 @@ def test_a_bar_on_a_terminal_is_there_before_the_first_phase() -> None:
     assert "warning: odd [red]" in stderr
 
 
+def test_a_long_name_leaves_room_for_its_bar() -> None:
+    out = output(terminal=True)
+    with out.progress() as progress:
+        progress.phase(f"reading task files in /home/{'somebody/' * 20}tasks", 12)
+        progress.advance(12)
+    last = texts(out)[1].splitlines()[-2]
+    assert "reading task files in…" in last
+    assert "/tasks " in last
+    assert "12/12" in last
+
+
 def test_an_exception_ends_the_bar_and_propagates() -> None:
     out = output(terminal=True)
     with pytest.raises(KeyError), out.progress():

@@ -131,7 +131,9 @@ class Names:
     def _index(self, folder: Path, deep: bool = True) -> FolderIndex:
         key = (folder, deep)
         if key not in self._indexes:
-            self._indexes[key] = open_index(folder, self.hub.cache_dir, self._progress, deep=deep)
+            # One folder is read in no time; a tree may have thousands of files.
+            watched = self._progress if deep else None
+            self._indexes[key] = open_index(folder, self.hub.cache_dir, watched, deep=deep)
         return self._indexes[key]
 
     def looked_at(self, entry: Entry) -> Entry:
