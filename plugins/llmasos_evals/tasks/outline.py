@@ -54,7 +54,7 @@ def outline(
         member = hub_member(name, hub)
         entry, path = None, member.path
         raw = read_fields(path, member.name, member.data)
-    elif path.exists() and (len(path.parts) > 1 or path.is_file()):
+    elif path.exists() and (len(path.parts) > 1 or path.is_file() or names.known(name, None) is None):
         entry = None
         raw = read_fields(path)
     else:

@@ -30,6 +30,7 @@ MISTAKES = [
     (["eval", "m.gguf", "quick_fix_*"], "no task matches 'quick_fix_*'", "llmasos eval ls"),
     (["eval", "m.gguf", "broken.yaml"], "not valid YAML", "between quotes"),
     (["eval", "show", "runs/missing"], "no run and no task at runs/missing", "the folder that `llmasos eval` names"),
+    (["eval", "show", "tasks"], "the folder tasks is no task", "llmasos eval ls --include tasks"),
     (["eval", "show", "damaged"], "damaged", "compute the run again"),
     (["eval", "show", "older"], "not a record that this version reads", "with the llmasos that wrote it"),
     (["eval", "verify", "nonrun"], "there is no record at nonrun", "give the folder of a run"),
