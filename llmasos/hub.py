@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from llmasos.kernel.hub import KernelHub
 
@@ -67,11 +67,19 @@ class Hub(KernelHub):
         *,
         batch_size: int = 8,
         share_prefixes: bool = True,
+        speculate: Literal["lookup"] | LoadedModel | None = None,
     ) -> Iterator[GenerationChunk]:
         """Complete prompts (text, or token ids as they are given to the model) together, streaming."""
         from llmasos.pipelines.generate import generate
 
-        return generate(loaded, prompts, params, batch_size=batch_size, share_prefixes=share_prefixes)
+        return generate(
+            loaded,
+            prompts,
+            params,
+            batch_size=batch_size,
+            share_prefixes=share_prefixes,
+            speculate=speculate,
+        )
 
     def describe(self, ref: str, *, allow_pickle: bool = False) -> dict[str, Any]:
         """Everything about a model that can be known without loading its weights."""

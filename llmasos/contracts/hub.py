@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from llmasos.contracts.base import Contribution
 from llmasos.contracts.evaluation import LoadedModel, PreparedModel, Progress
@@ -98,8 +98,12 @@ class HubAPI(Protocol):
         *,
         batch_size: int = 8,
         share_prefixes: bool = True,
+        speculate: Literal["lookup"] | LoadedModel | None = None,
     ) -> Iterator[GenerationChunk]:
-        """Complete prompts (text, or token ids as they are given to the model), ``batch_size`` together, streaming."""
+        """Complete prompts (text, or token ids as they are given to the model), ``batch_size`` together, streaming.
+
+        ``speculate``: guess tokens from the text or with a smaller model; it changes the time, not what is said.
+        """
 
     def run_stage(
         self,

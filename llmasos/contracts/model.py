@@ -361,6 +361,7 @@ class Generation:
     """One finished completion. ``text`` excludes the stop string; ``tokens`` are the ids generated, end token excluded.
 
     Beam search gives each its ``score`` and the best one the others that were asked for as ``alternatives``, best first.
+    Speculative decoding says how many tokens were ``drafted`` for it and how many of these were ``accepted``.
     """
 
     text: str
@@ -370,6 +371,8 @@ class Generation:
     logprobs: tuple[float, ...] | None = None
     score: float | None = None
     alternatives: tuple[Generation, ...] = ()
+    drafted: int = 0
+    accepted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

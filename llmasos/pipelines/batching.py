@@ -8,16 +8,17 @@ tokens a pass, so that they do not hold up what is running.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from llmasos.contracts.evaluation import LoadedModel
 from llmasos.contracts.model import CausalLM, Generation, GenerationChunk, SamplingParams
 from llmasos.errors import UsageError
-from llmasos.pipelines import passes, sampling
+from llmasos.pipelines import passes, sampling, speculation
 from llmasos.pipelines.endings import Endings
 from llmasos.pipelines.prefixes import SlotContents
+from llmasos.pipelines.speculation import Asked, Drafter, Guess
 from llmasos.pipelines.text_stream import TextStream
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ class _Row:
     #: Tokens the cache holds.
     past: int = 0
     logprobs: list[float] = field(default_factory=list)
+    #: How many tokens to guess next; how many were guessed, and rightly.
+    reach: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
     @property
     def generated(self) -> int:
@@ -69,7 +74,8 @@ class Batch:
     thread-safe: one thread adds, steps and cancels.
 
     ``prefill_tokens``: how many tokens of prompts a pass takes. ``spare``: one slot more, for what prompts begin with in
-    common (see ``prefixes``); without ``share_prefixes`` everything is computed anew.
+    common (see ``prefixes``); without ``share_prefixes`` everything is computed anew. ``drafter``: guesses tokens (see
+    ``speculation``), for as many slots.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class Batch:
         prefill_tokens: int = PREFILL_TOKENS,
         share_prefixes: bool = True,
         spare: bool = False,
+        drafter: Drafter | None = None,
     ) -> None:
         if not isinstance(loaded.model, CausalLM):
             raise UsageError(
@@ -98,6 +105,7 @@ class Batch:
             SlotContents(self._cache, slots, slots if spare else None) if share_prefixes else None
         )
         self._prefill_tokens = prefill_tokens
+        self._drafter = drafter
         self._seen = sampling.SeenTokens(slots, self._model.vocab_size, self._model.device)
         self._endings: dict[tuple[tuple[str, ...], bool], Endings] = {}
         self._waiting: deque[_Row] = deque()
@@ -172,14 +180,20 @@ class Batch:
         Every completion ends with one chunk that carries ``done``.
         """
         chunks = self._admit()
-        rows, parts = self._plan()
+        guesses = self._guesses()
+        rows, parts = self._plan(guesses)
         if not rows:
             return chunks
-        for row, (token, logprob) in self._pass(rows, parts):
-            chunk = _take(row, token, logprob)
-            if chunk.done is not None:
+        for row, found in self._pass(rows, parts, guesses):
+            for token, logprob in found:
+                chunk = _take(row, token, logprob)
+                chunks.append(chunk)
+                if chunk.done is not None:
+                    break
+            if row.slot in guesses:
+                self._forget_guesses(row)
+            if chunks[-1].done is not None:
                 self._retire(row)
-            chunks.append(chunk)
         return chunks
 
     def _check_prompt(self, prompt: Sequence[int]) -> None:
@@ -222,12 +236,29 @@ class Batch:
             row.slot = self._free.popleft()
             if row.params.repetition_penalty != 1:
                 self._seen.start(row.slot, row.whole)
+            if self._drafter is not None:
+                self._drafter.start(row.slot)
+                row.reach = self._drafter.first
             self._running.append(row)
         return chunks
 
-    def _plan(self) -> tuple[list[_Row], list[passes.Part]]:
+    def _guesses(self) -> dict[int, Guess]:
+        """What may come next, for the slots of rows whose next token is due."""
+        if self._drafter is None:
+            return {}
+        asked = [
+            # One token comes without a guess.
+            Asked(row.slot, row.whole, min(row.reach, row.room - row.generated - 1), row.params, row.random)
+            for row in self._running
+            if len(row.whole) - row.past == 1
+        ]
+        found = self._drafter.guess(asked)
+        return {one.slot: guess for one, guess in zip(asked, found, strict=True) if guess.tokens}
+
+    def _plan(self, guesses: Mapping[int, Guess]) -> tuple[list[_Row], list[passes.Part]]:
         """What the next pass computes: whose tokens, and which."""
         decoding = sum(len(row.whole) - row.past == 1 for row in self._running)
+        decoding += sum(len(guess.tokens) for guess in guesses.values())
         budget = max(self._prefill_tokens - decoding, min(LEAST_PREFILL, self._prefill_tokens))
         rows: list[_Row] = []
         parts: list[passes.Part] = []
@@ -238,49 +269,66 @@ class Batch:
                 budget -= len(fresh)
                 if not fresh:
                     continue
+            elif row.slot in guesses:
+                fresh += guesses[row.slot].tokens
             rows.append(row)
             parts.append((row.slot, row.past, fresh))
         return rows, parts
 
     def _pass(
-        self, rows: Sequence[_Row], parts: Sequence[passes.Part]
-    ) -> list[tuple[_Row, tuple[int, float]]]:
-        """Compute the parts: the next token and its log-probability for each row that is computed to its end."""
+        self, rows: Sequence[_Row], parts: Sequence[passes.Part], guesses: Mapping[int, Guess]
+    ) -> list[tuple[_Row, list[tuple[int, float]]]]:
+        """Compute the parts: the next tokens, with log-probabilities, of each row that is computed to its end."""
         import torch
 
         with torch.inference_mode():
             hidden = passes.hidden(self._model, self._cache, parts)
-            ready, last, end = [], [], 0
+            ready: list[_Row] = []
+            last: list[int] = []
+            end = 0
             for row, (_, _, fresh) in zip(rows, parts, strict=True):
                 end += len(fresh)
                 row.past += len(fresh)
-                if row.past == len(row.whole):
+                if row.past >= len(row.whole):
                     ready.append(row)
-                    last.append(end - 1)
+                    last += range(end - 1 - row.past + len(row.whole), end)
             if not ready:
                 return []
             if len(last) < len(hidden):
                 hidden = hidden[torch.tensor(last, device=hidden.device)]
-            chosen = self._choose(ready, self._model.logits(hidden).float())
+            chosen = self._choose(ready, self._model.logits(hidden).float(), guesses)
         return list(zip(ready, chosen, strict=True))
 
-    def _choose(self, rows: Sequence[_Row], raw: Tensor) -> list[tuple[int, float]]:
-        """The next token of each row, and its log-probability (nan unless asked for), from scores [B, V]."""
+    def _choose(
+        self, rows: Sequence[_Row], raw: Tensor, guesses: Mapping[int, Guess]
+    ) -> list[list[tuple[int, float]]]:
+        """The next tokens of each row, and their log-probabilities (nan unless asked for), from scores [M, V].
+
+        A row has one row of scores, and one more for each guess.
+        """
+        if guesses:
+            found, begin = [], 0
+            for row in rows:
+                guess = guesses.get(row.slot, Guess())
+                end = begin + 1 + len(guess.tokens)
+                found.append(self._verified(row, raw[begin:end], guess))
+                begin = end
+            return found
         alike: dict[SamplingParams, list[int]] = {}
         for place, row in enumerate(rows):
             alike.setdefault(row.params, []).append(place)
         if len(alike) == 1:
             return self._choose_alike(rows, raw, rows[0].params)
-        chosen: list[tuple[int, float]] = [(-1, 0.0)] * len(rows)
+        chosen: list[list[tuple[int, float]]] = [[] for _ in rows]
         for params, places in alike.items():
-            found = self._choose_alike([rows[place] for place in places], raw[places], params)
-            for place, one in zip(places, found, strict=True):
+            same = self._choose_alike([rows[place] for place in places], raw[places], params)
+            for place, one in zip(places, same, strict=True):
                 chosen[place] = one
         return chosen
 
     def _choose_alike(
         self, rows: Sequence[_Row], raw: Tensor, params: SamplingParams
-    ) -> list[tuple[int, float]]:
+    ) -> list[list[tuple[int, float]]]:
         scores = raw
         slots = [row.slot for row in rows]
         if params.repetition_penalty != 1:
@@ -295,8 +343,39 @@ class Batch:
         if params.repetition_penalty != 1:
             self._seen.add(slots, tokens)
         if not params.logprobs:
+            return [[(token, float("nan"))] for token in tokens]
+        return [[one] for one in zip(tokens, sampling.logprobs(raw, tokens), strict=True)]
+
+    def _verified(self, row: _Row, raw: Tensor, guess: Guess) -> list[tuple[int, float]]:
+        """The next tokens of a row whose guesses were computed: those that are right, and one more. raw [k + 1, V]."""
+        params, scores = row.params, raw
+        if params.repetition_penalty != 1:
+            scores = self._seen.penalised_path(raw, row.slot, guess.tokens, params.repetition_penalty)
+        tokens = speculation.chosen(scores, guess, params, row.random)
+        if params.repetition_penalty != 1:
+            self._seen.add([row.slot] * len(tokens), tokens)
+        right, guessed = len(tokens) - 1, len(guess.tokens)
+        row.drafted += guessed
+        row.accepted += right
+        if guessed and self._drafter is not None:
+            # Guesses cost time: as many as were right last time and one more, or two when all were.
+            row.reach = min(self._drafter.most, row.reach + 2) if right == guessed else right + 1
+        if not params.logprobs:
             return [(token, float("nan")) for token in tokens]
-        return list(zip(tokens, sampling.logprobs(raw, tokens), strict=True))
+        return list(zip(tokens, sampling.logprobs(raw[: len(tokens)], tokens), strict=True))
+
+    def _forget_guesses(self, row: _Row) -> None:
+        """Leave in the cache what became part of the sequence; all but its last token."""
+        held = min(row.past, len(row.whole) - 1)
+        if held == row.past:
+            return
+        if self._cache.rewind(row.slot, held):
+            row.past = held
+            return
+        # A state that cannot go back is computed anew, and guesses no more.
+        self._cache.reset(row.slot)
+        row.past = 0
+        self._drafter = None
 
     def _retire(self, row: _Row) -> None:
         """The row is done: its slot is free."""
@@ -332,4 +411,6 @@ def _done(row: _Row, finish: Literal["stop", "length", "eos"]) -> Generation:
         finish=finish,
         prompt_tokens=row.prompt_length,
         logprobs=tuple(row.logprobs) if row.params.logprobs else None,
+        drafted=row.drafted,
+        accepted=row.accepted,
     )

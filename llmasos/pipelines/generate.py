@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from llmasos.contracts.evaluation import LoadedModel
 from llmasos.contracts.model import CausalLM, Generation, GenerationChunk, SamplingParams
@@ -12,6 +13,7 @@ from llmasos.pipelines import beams, sampling
 from llmasos.pipelines.batching import Batch
 from llmasos.pipelines.endings import Endings
 from llmasos.pipelines.prefixes import worth_sharing
+from llmasos.pipelines.speculation import Drafter, DraftModel, PromptLookup
 
 
 def generate(
@@ -21,6 +23,7 @@ def generate(
     *,
     batch_size: int = 8,
     share_prefixes: bool = True,
+    speculate: Literal["lookup"] | LoadedModel | None = None,
 ) -> Iterator[GenerationChunk]:
     """Complete prompts, up to ``batch_size`` at a time; chunks of different prompts are interleaved.
 
@@ -31,6 +34,10 @@ def generate(
     A completion depends on the model, the prompt, ``params`` and how often the same prompt came before it in ``prompts``;
     not on the other prompts and not on ``batch_size``, but for rounding of the arithmetic underneath; with ``batch_size`` 1 and
     without ``share_prefixes`` not even for that.
+
+    ``speculate``: guess tokens from the text (``"lookup"``) or with a smaller model that has the same vocabulary. It changes
+    the time, not what is said: greedy tokens and tokens sampled with lookup are those without it, tokens sampled with a model
+    have the same distribution.
 
     Raises UsageError, before anything is computed, for settings that make no sense, a prompt longer than the context (the
     message has both numbers) and an empty prompt when the tokenizer has no BOS token.
@@ -44,8 +51,10 @@ def generate(
             f"{loaded.resolved.ref} is not a causal language model and cannot generate text",
             hint="`llmasos model info` shows what a model is",
         )
+    if speculate is not None and params.num_beams > 1:
+        raise UsageError("beam search does not speculate", hint="leave out one of num_beams and speculate")
     ids = [_prompt_ids(loaded, prompt, index) for index, prompt in enumerate(prompts)]
-    return _run(loaded, model, ids, params, batch_size, share_prefixes)
+    return _run(loaded, model, ids, params, batch_size, share_prefixes, speculate)
 
 
 def complete(
@@ -86,6 +95,7 @@ def _run(
     params: SamplingParams,
     batch_size: int,
     share_prefixes: bool,
+    speculate: Literal["lookup"] | LoadedModel | None,
 ) -> Iterator[GenerationChunk]:
     rooms = [min(params.max_new_tokens, model.max_length - len(ids)) for ids in prompts]
     if params.num_beams > 1:
@@ -93,16 +103,24 @@ def _run(
         return
     computed = [ids for ids, room in zip(prompts, rooms, strict=True) if room > 0]
     slots = max(1, min(batch_size, len(computed)))
+    # The last token generated is never fed back.
+    longest = [len(ids) + max(room, 1) - 1 for ids, room in zip(prompts, rooms, strict=True)]
+    capacity = max(longest, default=1)
+    drafter: Drafter | None = None
+    if speculate is not None:
+        drafter = (
+            PromptLookup()
+            if speculate == "lookup"
+            else DraftModel(speculate, loaded, slots=slots, capacity=capacity)
+        )
     batch = Batch(
         loaded,
         slots=slots,
-        # The last token generated is never fed back.
-        capacity=max(
-            (len(ids) + max(room, 1) - 1 for ids, room in zip(prompts, rooms, strict=True)), default=1
-        ),
+        capacity=capacity,
         share_prefixes=share_prefixes,
         # One more for what prompts begin with in common.
         spare=share_prefixes and slots > 1 and worth_sharing(computed),
+        drafter=drafter,
     )
     seen: Counter[tuple[int, ...]] = Counter()
     for ids in prompts:

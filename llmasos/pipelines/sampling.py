@@ -83,6 +83,13 @@ class SeenTokens:
         """Penalised scores [B, V] of the sequences in ``slots``."""
         return penalised(scores, self._table()[list(slots)], penalty)
 
+    def penalised_path(self, scores: Tensor, slot: int, tokens: Sequence[int], penalty: float) -> Tensor:
+        """Penalised scores [k + 1, V] after the sequence in ``slot``, then after each of ``tokens`` [k] that may follow."""
+        seen = self._table()[[slot] * len(scores)]
+        for place, token in enumerate(tokens):
+            seen[place + 1 :, token] = True
+        return penalised(scores, seen, penalty)
+
     def add(self, slots: Sequence[int], tokens: Sequence[int]) -> None:
         """``tokens[b]`` goes on in ``slots[b]``."""
         self._table()[list(slots), list(tokens)] = True
@@ -155,3 +162,21 @@ def draw(scores: Tensor, generator: Generator) -> int:
     # rounding could point past the last token that has any probability
     last = int((scores > -torch.inf).nonzero()[-1])
     return min(token, last)
+
+
+def accepted(scores: Tensor, chances: Tensor, token: int, generator: Generator) -> tuple[int, bool]:
+    """Keep a guess or replace it, so that the result is drawn from p = softmax(scores) [V]; and whether it was kept.
+
+    ``token`` was drawn from ``chances`` q [V] float64. It is kept with probability min(1, p / q); otherwise the result is drawn
+    from max(0, p - q), normalised (Leviathan et al. 2023, appendix A.1).
+    """
+    import torch
+
+    wanted = scores.double().cpu().softmax(dim=-1)
+    uniform = torch.rand((), generator=generator, dtype=torch.float64)
+    if uniform * chances[token] < wanted[token]:
+        return token, True
+    rest = (wanted - chances).clamp(min=0)
+    if not rest.any():  # equal but for rounding
+        rest = wanted
+    return draw(rest.log(), generator), False

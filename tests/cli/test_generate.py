@@ -59,6 +59,22 @@ def test_beams_have_scores_and_alternatives(model: Path) -> None:
     assert "num_return_sequences must be from 1 to num_beams = 3" in many.stderr
 
 
+def test_speculation_shows_how_many_guesses_were_right(model: Path) -> None:
+    command = ("generate", model, "one", "--max-new-tokens", 20, "--json")
+    plain, guessed = llmasos(*command), llmasos(*command, "--speculate", model)
+    assert guessed.returncode == 0, guessed.stderr
+    plain_said, said = json.loads(plain.stdout), json.loads(guessed.stdout)
+    assert said["completions"][0]["tokens"] == plain_said["completions"][0]["tokens"]
+    # The model itself is always right.
+    counts = said["speculation"]
+    assert counts["drafted"] == counts["accepted"] == said["completions"][0]["accepted"] > 0
+    assert counts["acceptance"] == 1
+    assert plain_said["speculation"] is None
+    missing = llmasos(*command, "--speculate", "no/such/folder")
+    assert missing.returncode != 0
+    assert "Traceback" not in missing.stderr
+
+
 def test_the_prompt_may_come_from_standard_input(model: Path) -> None:
     piped = llmasos("generate", model, "-", "--max-new-tokens", 6, stdin="Once")
     given = llmasos("generate", model, "Once", "--max-new-tokens", 6)
