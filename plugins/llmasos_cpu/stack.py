@@ -187,7 +187,9 @@ def _block(made: _Steps, plan: StackPlan, block: BlockPlan, layer: int) -> None:
     }
     turned = 0 if plan.frequencies is None else 2 * len(plan.frequencies)
     made.add(_STORE, _QKV, -1, other=_ANGLE if turned else -1, turned=turned, **shape)
-    made.add(_ATTENTION, _QKV, _MIXED, number=block.scale, **shape)
+    # What a cache in bf16 would hold, whether there is one or not.
+    precision = ELEMENT_TYPES[str(torch.bfloat16 if made.kind == "bf16" else torch.float32)]
+    made.add(_ATTENTION, _QKV, _MIXED, number=block.scale, second_type=precision, **shape)
     at = 0
     if last:
         made.add(_GATHER, _X, _X + _WANTED)

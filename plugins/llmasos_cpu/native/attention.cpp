@@ -68,8 +68,9 @@ struct AttentionPlan {
   int64_t key_heads, scratch_bytes;
 };
 
-const AttentionKernels& attention_kernels() {
+const AttentionKernels& attention_kernels(int64_t width) {
 #if defined(__x86_64__)
+  if (isa() >= kAmx && width <= attention_amx_width) return attention_amx;
   if (isa() >= kAvx512) return attention_avx512;
   if (isa() == kAvx2) return attention_avx2;
 #endif
@@ -92,7 +93,7 @@ llmc_status attention_plan(const llmc_layout& layout, int64_t query_rows, int64_
   for (int64_t b = 0; b < count; ++b)
     if (layout.q_starts[b + 1] < layout.q_starts[b]) return LLMC_BAD_SHAPE;
 
-  const AttentionKernels& kernels = attention_kernels();
+  const AttentionKernels& kernels = attention_kernels(width);
   const int64_t group = query_heads / key_heads;
   int64_t blocks = 0, partial_floats = 0, most_own = 0;
   for (int64_t b = 0; b < count; ++b) {
@@ -229,8 +230,8 @@ int32_t llmc_attention(const llmc_attention_call* given, const llmc_layout* layo
   const llmc_status status =
       attention_plan(*layout, c.queries, c.keys, c.query_heads, c.key_heads, c.width, c.slopes != nullptr, &plan);
   if (status != LLMC_OK) return status;
-  const AttentionCall call = {c.out,      c.q,        c.k,    c.v,        c.out_stride,  c.q_stride,  c.k_stride, c.v_stride,
-                              c.type,     c.key_type, c.query_heads, c.key_heads, c.width, c.scale, c.slopes};
+  const AttentionCall call = {c.out,  c.q,        c.k,        c.v,           c.out_stride, c.q_stride, c.k_stride, c.v_stride,
+                              c.type, c.key_type, c.key_type, c.query_heads, c.key_heads,  c.width,    c.scale,    c.slopes};
   bool done = true;
   team([&](Team& members) {
     if (!attention_step(members, *plan, call)) __atomic_store_n(&done, false, __ATOMIC_RELAXED);

@@ -17,6 +17,7 @@ struct AttentionCall {
   int64_t out_stride, q_stride, k_stride, v_stride;  // elements from token to token
   int32_t type;      // of q and out
   int32_t key_type;  // of k and v
+  int32_t precision; // LLMC_BF16: k and v may be rounded to it
   int32_t query_heads, key_heads, width;
   float scale;
   const float* slopes;  // ALiBi, [query_heads], or null
@@ -59,8 +60,10 @@ extern const AttentionKernels attention_portable;
 #if defined(__x86_64__)
 extern const AttentionKernels attention_avx2;
 extern const AttentionKernels attention_avx512;
+extern const AttentionKernels attention_amx;
+extern const int64_t attention_amx_width;  // the widest heads it is for
 #endif
-const AttentionKernels& attention_kernels();
+const AttentionKernels& attention_kernels(int64_t width);
 
 // How the queries of one layout are shared out: made once, used for every layer.
 struct AttentionPlan;

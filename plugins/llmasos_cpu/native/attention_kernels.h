@@ -152,11 +152,11 @@ struct Wide {
   float *qt, *ot, *scores, *keys, *values;
   const float **k, **v;
   int64_t* rows;
-  uint64_t* columns;  // of each own key, the rows of the block that see it
+  uint16_t* columns;  // [vectors, own keys], see see_columns
 
   static int64_t bytes(int64_t width, int64_t own) {
     const int64_t floats = 2 * rounded(width) * kBlock + kTile * kBlock + 2 * kTile * rounded(width);
-    return floats * 4 + kTile * 24 + own * 8 + 256;
+    return floats * 4 + kTile * 24 + kVectors * own * 2 + 256;
   }
   Wide(void* memory, int64_t width) {
     const int64_t size = rounded(width);
@@ -168,15 +168,45 @@ struct Wide {
     k = reinterpret_cast<const float**>(values + kTile * size);
     v = k + kTile;
     rows = reinterpret_cast<int64_t*>(v + kTile);
-    columns = reinterpret_cast<uint64_t*>(rows + kTile);
+    columns = reinterpret_cast<uint16_t*>(rows + kTile);
   }
 };
 
-// Where each lane stands, as floats: exact up to 2^24 keys.
-struct Lane {
-  float last[kBlock], from[kBlock], place[kBlock], slope[kBlock];
-  int64_t least_last[kVectors], most_last[kVectors], most_from[kVectors];
+// Where the queries of one vector stand, as floats: exact up to 2^24 keys.
+struct Standing {
+  float last[kLanes], from[kLanes], place[kLanes], slope[kLanes];
+  int64_t least_last, most_last, least_from, most_from;
 };
+
+// Rows from `row` on of a sequence, up to `end`; further lanes repeat the last.
+inline Standing standing_of(const AttentionCall& call, const AttentionSequence& s, int64_t row, int64_t end, int64_t head) {
+  const int64_t group = call.query_heads / call.key_heads;
+  Standing x;
+  x.least_last = x.least_from = s.keys;
+  x.most_last = x.most_from = 0;
+  for (int l = 0; l < kLanes; ++l) {
+    const int64_t at = least(row + l, end - 1), i = at / group;
+    const int64_t last = visible_keys(s, i), from = first_key(s, i);
+    x.last[l] = static_cast<float>(last);
+    x.from[l] = static_cast<float>(from);
+    x.place[l] = static_cast<float>(s.keys - s.queries + i);
+    x.slope[l] = call.slopes ? call.slopes[head * group + at % group] * kLog2E : 0.0f;
+    x.least_last = least(x.least_last, last);
+    x.most_last = most(x.most_last, last);
+    x.least_from = least(x.least_from, from);
+    x.most_from = most(x.most_from, from);
+  }
+  return x;
+}
+
+// Of each own key, the lanes that see it, for the rows [row, end) of a sequence with a mask.
+inline void see_columns(const AttentionSequence& s, int64_t row, int64_t end, int64_t group, uint16_t* columns) {
+  memset(columns, 0, static_cast<size_t>(s.own) * sizeof *columns);
+  for (int64_t r = row; r < least(end, row + kLanes); ++r) {
+    const uint8_t* seen = s.visible + r / group * s.own;
+    for (int64_t j = 0; j < s.own; ++j) columns[j] |= static_cast<uint16_t>(static_cast<unsigned>(seen[j] != 0) << (r - row));
+  }
+}
 
 // Points k and v at `count` keys from `begin` on, widening bf16.
 void fetch_keys(const AttentionCall& call, const AttentionSequence& s, int64_t begin, int64_t count, int64_t head,
@@ -204,80 +234,119 @@ void fetch_keys(const AttentionCall& call, const AttentionSequence& s, int64_t b
   }
 }
 
-// Hides what a lane may not see among `count` scores from key `begin` on, and adds the ALiBi bias.
-void adjust(const AttentionCall& call, const AttentionSequence& s, const Lane& lane, int v, int64_t begin,
-            int64_t count, const Wide& w) {
-  const Vec last = load(lane.last + v * kLanes), from = load(lane.from + v * kLanes);
-  const Vec place = load(lane.place + v * kLanes), slope = load(lane.slope + v * kLanes);
+// Hides what a lane may not see among the scores of `count` keys from `begin` on, `stride` apart, and adds the ALiBi bias.
+inline void adjust(const AttentionCall& call, const AttentionSequence& s, const Standing& standing, const uint16_t* columns,
+                   int64_t begin, int64_t count, float* scores, int64_t stride) {
+  const int64_t end = begin + count;
+  if (end <= standing.least_last && begin >= standing.most_from && !call.slopes && !(s.visible && end > s.before)) return;
+  const Vec last = load(standing.last), from = load(standing.from);
+  const Vec place = load(standing.place), slope = load(standing.slope);
   const Vec hidden = all(-__builtin_inff());
   int64_t i = 0;
   if (!call.slopes && s.window <= 0) {
     // Only the keys that some lane does not see: those past its last, and its own ones when there is a mask.
-    i = most(0, lane.least_last[v] - begin);
+    i = most(0, standing.least_last - begin);
     if (s.visible) i = most(0, least(i, s.before - begin));
   }
   for (; i < count; ++i) {
     const int64_t key = begin + i;
     const Vec j = all(static_cast<float>(key));
-    float* at = w.scores + i * kBlock + v * kLanes;
+    float* at = scores + i * stride;
     Vec x = load(at);
     if (call.slopes) x = fma(slope, j - place, x);
     Mask seen = both(j < last, from <= j);
-    if (s.visible && key >= s.before) {
-      const uint64_t column = w.columns[key - s.before] >> (v * kLanes);
-      seen = both(seen, mask_of(static_cast<uint32_t>(column & ((1ull << kLanes) - 1))));
-    }
+    if (s.visible && key >= s.before) seen = both(seen, mask_of(columns[key - s.before]));
     store(at, select(seen, x, hidden));
   }
 }
 
-void wide_block(const AttentionCall& call, const AttentionSequence& s, const AttentionBlock& block, int64_t head,
-                void* scratch) {
-  const int64_t width = call.width, group = call.query_heads / call.key_heads;
+// The highest of `count` scores and `peak`.
+inline Vec highest(const float* column, int64_t stride, int64_t count, Vec peak) {
+  Vec best = peak, other = peak;
+  int64_t i = 0;
+  for (; i + 1 < count; i += 2) {
+    best = max(best, load(column + i * stride));
+    other = max(other, load(column + (i + 1) * stride));
+  }
+  if (i < count) best = max(best, load(column + i * stride));
+  return max(best, other);
+}
+
+// One step of the online softmax: scores become weights. The factor by which what was summed before shrinks.
+inline Vec soften(float* column, int64_t stride, int64_t count, Vec* peak, Vec* total) {
+  const Vec best = highest(column, stride, count, *peak);
+  const Vec factor = exp2_negative(*peak - best);
+  *peak = best;
+  Vec sum_even = zero(), sum_odd = zero();
+  int64_t i = 0;
+  for (; i + 1 < count; i += 2) {
+    const Vec x = exp2_negative(load(column + i * stride) - best);
+    const Vec y = exp2_negative(load(column + (i + 1) * stride) - best);
+    store(column + i * stride, x);
+    store(column + (i + 1) * stride, y);
+    sum_even = sum_even + x;
+    sum_odd = sum_odd + y;
+  }
+  if (i < count) {
+    const Vec x = exp2_negative(load(column + i * stride) - best);
+    store(column + i * stride, x);
+    sum_even = sum_even + x;
+  }
+  *total = fma(*total, factor, sum_even + sum_odd);
+  return factor;
+}
+
+// Rows [row, end) of a sequence, at most a vector of them, times `factor`: out[e] is element e of all.
+template <typename Put>
+inline void read_queries(const AttentionCall& call, const AttentionSequence& s, int64_t row, int64_t end, int64_t head,
+                         Vec factor, const Put& put) {
+  const int64_t group = call.query_heads / call.key_heads;
+  for (int64_t e = 0; e < call.width; e += kLanes) {
+    const int n = static_cast<int>(least(kLanes, call.width - e));
+    Vec t[kLanes];
+    for (int l = 0; l < kLanes; ++l) {
+      const int64_t r = row + l;
+      const int64_t at = (s.q_begin + r / group) * call.q_stride + (head * group + r % group) * call.width + e;
+      t[l] = r < end ? load_any(call.q, at, n, call.type) * factor : zero();
+    }
+    transpose(t);
+    for (int l = 0; l < kLanes; ++l) put(e + l, t[l]);
+  }
+}
+
+// The other way: get(e) is element e of all rows.
+template <typename Get>
+inline void write_results(const AttentionCall& call, const AttentionSequence& s, int64_t row, int64_t end, int64_t head,
+                          Vec total, const Get& get) {
+  const int64_t group = call.query_heads / call.key_heads;
+  const Vec share = select(zero() == total, zero(), all(1.0f) / total);
+  for (int64_t e = 0; e < call.width; e += kLanes) {
+    const int n = static_cast<int>(least(kLanes, call.width - e));
+    Vec t[kLanes];
+    for (int l = 0; l < kLanes; ++l) t[l] = get(e + l) * share;
+    transpose(t);
+    for (int64_t r = row; r < least(end, row + kLanes); ++r) {
+      const int64_t at = (s.q_begin + r / group) * call.out_stride + (head * group + r % group) * call.width + e;
+      store_any(call.out, at, t[r - row], n, call.type);
+    }
+  }
+}
+
+[[maybe_unused]] void wide_block(const AttentionCall& call, const AttentionSequence& s, const AttentionBlock& block,
+                                 int64_t head, void* scratch) {
+  const int64_t width = call.width, group = call.query_heads / call.key_heads, last_row = block.row + block.rows;
   const Wide w(scratch, width);
   const int vectors = static_cast<int>((block.rows + kLanes - 1) / kLanes);
-  Lane lane;
+  Standing standing[kVectors];
   int64_t from = s.keys, end = 0;
   for (int v = 0; v < vectors; ++v) {
-    lane.least_last[v] = s.keys;
-    lane.most_last[v] = 0;
-    lane.most_from[v] = 0;
-    for (int l = 0; l < kLanes; ++l) {
-      const int64_t row = block.row + least(v * kLanes + l, block.rows - 1), i = row / group;
-      const int64_t last = visible_keys(s, i), start = first_key(s, i);
-      const int at = v * kLanes + l;
-      lane.last[at] = static_cast<float>(last);
-      lane.from[at] = static_cast<float>(start);
-      lane.place[at] = static_cast<float>(s.keys - s.queries + i);
-      lane.slope[at] = call.slopes ? call.slopes[head * group + row % group] * kLog2E : 0.0f;
-      lane.least_last[v] = least(lane.least_last[v], last);
-      lane.most_last[v] = most(lane.most_last[v], last);
-      lane.most_from[v] = most(lane.most_from[v], start);
-      from = least(from, start);
-    }
-    end = most(end, lane.most_last[v]);
+    standing[v] = standing_of(call, s, block.row + v * kLanes, last_row, head);
+    from = least(from, standing[v].least_from);
+    end = most(end, standing[v].most_last);
+    if (s.visible) see_columns(s, block.row + v * kLanes, last_row, group, w.columns + v * s.own);
+    read_queries(call, s, block.row + v * kLanes, last_row, head, all(call.scale * kLog2E),
+                 [&](int64_t e, Vec x) { store(w.qt + e * kBlock + v * kLanes, x); });
   }
-  if (s.visible) {
-    memset(w.columns, 0, static_cast<size_t>(s.own) * sizeof *w.columns);
-    for (int64_t r = 0; r < block.rows; ++r) {
-      const uint8_t* seen = s.visible + (block.row + r) / group * s.own;
-      for (int64_t j = 0; j < s.own; ++j) w.columns[j] |= static_cast<uint64_t>(seen[j] != 0) << r;
-    }
-  }
-
-  const Vec scale = all(call.scale * kLog2E);
-  for (int v = 0; v < vectors; ++v)
-    for (int64_t e = 0; e < width; e += kLanes) {
-      const int n = static_cast<int>(least(kLanes, width - e));
-      Vec t[kLanes];
-      for (int l = 0; l < kLanes; ++l) {
-        const int64_t r = v * kLanes + l, row = block.row + r;
-        const int64_t at = (s.q_begin + row / group) * call.q_stride + (head * group + row % group) * width + e;
-        t[l] = r < block.rows ? load_any(call.q, at, n, call.type) * scale : zero();
-      }
-      transpose(t);
-      for (int l = 0; l < kLanes; ++l) store(w.qt + (e + l) * kBlock + v * kLanes, t[l]);
-    }
   memset(w.ot, 0, static_cast<size_t>(rounded(width) * kBlock) * sizeof *w.ot);
   Vec peak[kVectors], total[kVectors], factor[kVectors];
   for (int v = 0; v < vectors; ++v) {
@@ -289,7 +358,7 @@ void wide_block(const AttentionCall& call, const AttentionSequence& s, const Att
     const int64_t count = least(kTile, end - begin);
     fetch_keys(call, s, begin, count, head, w);
     int64_t seen[kVectors];  // keys of the tile that some lane of a vector sees; never falls from vector to vector
-    for (int v = 0; v < vectors; ++v) seen[v] = most(0, least(count, lane.most_last[v] - begin));
+    for (int v = 0; v < vectors; ++v) seen[v] = most(0, least(count, standing[v].most_last - begin));
     for (int64_t i = 0; i < count; i += kStep) {
       int v = 0;
       while (seen[v] <= i) ++v;
@@ -302,39 +371,11 @@ void wide_block(const AttentionCall& call, const AttentionSequence& s, const Att
       kScoreTiles[keys - 1][vectors - v - 1](w.qt + v * kLanes, width, w.k + i, w.scores + i * kBlock + v * kLanes);
     }
     for (int v = 0; v < vectors; ++v) {
-      if (seen[v] == 0) {
-        factor[v] = all(1.0f);
-        continue;
-      }
-      const int64_t tile_end = begin + seen[v];
-      if (tile_end > lane.least_last[v] || begin < lane.most_from[v] || call.slopes || (s.visible && tile_end > s.before))
-        adjust(call, s, lane, v, begin, seen[v], w);
+      factor[v] = all(1.0f);
+      if (seen[v] == 0) continue;
       float* column = w.scores + v * kLanes;
-      Vec best = peak[v], other = peak[v];
-      int64_t i = 0;
-      for (; i + 1 < seen[v]; i += 2) {
-        best = max(best, load(column + i * kBlock));
-        other = max(other, load(column + (i + 1) * kBlock));
-      }
-      if (i < seen[v]) best = max(best, load(column + i * kBlock));
-      best = max(best, other);
-      factor[v] = exp2_negative(peak[v] - best);
-      peak[v] = best;
-      Vec sum_even = zero(), sum_odd = zero();
-      for (i = 0; i + 1 < seen[v]; i += 2) {
-        const Vec x = exp2_negative(load(column + i * kBlock) - best);
-        const Vec y = exp2_negative(load(column + (i + 1) * kBlock) - best);
-        store(column + i * kBlock, x);
-        store(column + (i + 1) * kBlock, y);
-        sum_even = sum_even + x;
-        sum_odd = sum_odd + y;
-      }
-      if (i < seen[v]) {
-        const Vec x = exp2_negative(load(column + i * kBlock) - best);
-        store(column + i * kBlock, x);
-        sum_even = sum_even + x;
-      }
-      total[v] = fma(total[v], factor[v], sum_even + sum_odd);
+      adjust(call, s, standing[v], w.columns + v * s.own, begin, seen[v], column, kBlock);
+      factor[v] = soften(column, kBlock, seen[v], &peak[v], &total[v]);
     }
     // Keys that all vectors see, then those that all but the first see, and so on.
     int64_t done = 0;
@@ -350,21 +391,9 @@ void wide_block(const AttentionCall& call, const AttentionSequence& s, const Att
     }
   }
 
-  for (int v = 0; v < vectors; ++v) {
-    const Vec share = select(zero() == total[v], zero(), all(1.0f) / total[v]);
-    const int64_t rows = least(kLanes, block.rows - v * kLanes);
-    for (int64_t e = 0; e < width; e += kLanes) {
-      const int n = static_cast<int>(least(kLanes, width - e));
-      Vec t[kLanes];
-      for (int l = 0; l < kLanes; ++l) t[l] = load(w.ot + (e + l) * kBlock + v * kLanes) * share;
-      transpose(t);
-      for (int64_t l = 0; l < rows; ++l) {
-        const int64_t row = block.row + v * kLanes + l;
-        const int64_t at = (s.q_begin + row / group) * call.out_stride + (head * group + row % group) * width + e;
-        store_any(call.out, at, t[l], n, call.type);
-      }
-    }
-  }
+  for (int v = 0; v < vectors; ++v)
+    write_results(call, s, block.row + v * kLanes, last_row, head, total[v],
+                  [&](int64_t e) { return load(w.ot + e * kBlock + v * kLanes); });
 }
 
 // ---- few rows ------------------------------------------------------------------------------------------------

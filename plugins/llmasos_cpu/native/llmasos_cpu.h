@@ -262,7 +262,8 @@ enum {
    * when that is -1, and keys likewise. With a cache they go to its rows, and the values too. */
   LLMC_STEP_STORE = 5,
   /* out [N, query_heads * width] = attention of the queries in `in`, laid out as for LLMC_STEP_STORE, over its keys and values
-   * or those in the cache, by the layout of the pass, with `window`; number: scale of the scores; extra: ALiBi slopes. */
+   * or those in the cache, by the layout of the pass, with `window`; number: scale of the scores; extra: ALiBi slopes; keys and
+   * values may be rounded to `second_type`. */
   LLMC_STEP_ATTENTION = 6,
   /* out [R] = rows of in [N] named by pass.wanted. */
   LLMC_STEP_GATHER = 7

@@ -236,6 +236,7 @@ AttentionCall attention_call(const llmc_pass& pass, const llmc_step& s, const Ro
     call.v = q + int64_t{s.query_heads + s.key_heads} * s.width;
     call.key_type = LLMC_FP32;
   }
+  call.precision = s.second_type;
   call.query_heads = s.query_heads;
   call.key_heads = s.key_heads;
   call.width = s.width;
@@ -433,7 +434,7 @@ int32_t check_step(const llmc_program& p, const llmc_step& s, uint64_t written) 
       const int32_t status = check_heads(p, s);
       if (status != LLMC_OK) return status;
       if (in.wanted || out.width != int64_t{s.query_heads} * s.width) return LLMC_BAD_SHAPE;
-      if (s.window < 0) return LLMC_BAD_ARGUMENT;
+      if (s.window < 0 || !is_type(s.second_type)) return LLMC_BAD_ARGUMENT;
       if (p.attention < 0) return LLMC_OK;
       // One plan serves all layers.
       const llmc_step& first = p.steps[p.attention];

@@ -12,13 +12,13 @@
 // Weights stay in memory as they are, for two bytes more each would cost decoding a third of its speed: they are split for all
 // the rows that are there, 512 inputs at a time, and for few rows 32 at a time, while the tiles multiply the 32 before.
 #include "packing.h"
+#include "split.h"
 #include "tiles.h"
 
 namespace {
 
 constexpr int64_t kRunWords = 512;     // inputs split at a time
 constexpr int64_t kTileInputs = 32;
-constexpr int64_t kParts = 3;
 constexpr int64_t kPartBytes = kTileInputs * kPanel * 2;  // of a tile's weights, outputs side by side
 constexpr int64_t kTileBytes = kParts * kPartBytes;
 constexpr int64_t kAhead = 8192;       // numbers, to hide the memory
@@ -42,8 +42,6 @@ inline int64_t run_tiles(const Layout& m, int64_t run) { return (run_words(m, ru
 
 inline int64_t run_bytes(const Layout&, int rows, int) { return kRunWords * rows * kParts * 2; }
 
-inline __m512 widened(__m256i halves) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16)); }
-
 void pack(const Layout& m, const Rows& x, int64_t first, int rows, int, int64_t run, uint8_t* out) {
   const int64_t column = run * kRunWords, words = run_words(m, run);
   for (int64_t tile = 0; tile < run_tiles(m, run); ++tile)
@@ -55,42 +53,11 @@ void pack(const Layout& m, const Rows& x, int64_t first, int rows, int, int64_t 
                                : load_as_float(x, first + row, column + at,
                                                static_cast<int>(smaller(kLanes, left))).v;
       }
-      for (int64_t part = 0; part < kParts; ++part) {
-        const __m512i nearest = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(rest[1], rest[0]));
-        _mm512_store_si512(out + ((tile * kParts + part) * rows + row) * 64, nearest);
-        rest[0] = _mm512_sub_ps(rest[0], widened(_mm512_castsi512_si256(nearest)));
-        rest[1] = _mm512_sub_ps(rest[1], widened(_mm512_extracti64x4_epi64(nearest, 1)));
-      }
+      split_row<kParts>(rest[0], rest[1], out + (tile * kParts * rows + row) * 64, rows * 64);
     }
 }
 
 // ---- weights: [tile][part][32 inputs, in pairs][32 outputs] --------------------------------------------------
-
-inline __m512i upper_halves(__m512i bits) { return _mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0xffff0000u))); }
-
-// The upper halves of two numbers side by side: the first below.
-inline __m512i paired(__m512i first, __m512i second) {
-  const __m512i mask = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
-  return _mm512_ternarylogic_epi32(mask, second, _mm512_srli_epi32(first, 16), 0xea);  // (mask & second) | first
-}
-
-// The nearest bf16 as the upper half; the lower is anything.
-inline __m512i rounded(__m512 value) {
-  return _mm512_add_epi32(_mm512_castps_si512(value), _mm512_set1_epi32(0x8000));
-}
-
-inline void split_pair(__m512 first, __m512 second, uint8_t* out) {
-  const __m512i a = rounded(first), b = rounded(second);
-  _mm512_store_si512(out, paired(a, b));
-  first = _mm512_sub_ps(first, _mm512_castsi512_ps(upper_halves(a)));
-  second = _mm512_sub_ps(second, _mm512_castsi512_ps(upper_halves(b)));
-  // Cut, not rounded: what is left then fits as well.
-  const __m512i c = _mm512_castps_si512(first), d = _mm512_castps_si512(second);
-  _mm512_store_si512(out + kPartBytes, paired(c, d));
-  first = _mm512_sub_ps(first, _mm512_castsi512_ps(upper_halves(c)));
-  second = _mm512_sub_ps(second, _mm512_castsi512_ps(upper_halves(d)));
-  _mm512_store_si512(out + 2 * kPartBytes, paired(_mm512_castps_si512(first), _mm512_castps_si512(second)));
-}
 
 constexpr int kPieces = kTileInputs * kPanel / 32;  // of a tile: two inputs of 16 outputs
 
@@ -102,7 +69,7 @@ inline void split_pieces(const float* from, int64_t words, uint8_t* out, int beg
       const float* at = from + i / 2 * 2 * kPanel + i % 2 * 16;
       _mm_prefetch(reinterpret_cast<const char*>(at + kAhead), _MM_HINT_T1);
       _mm_prefetch(reinterpret_cast<const char*>(at + kAhead + kPanel), _MM_HINT_T1);
-      split_pair(_mm512_load_ps(at), _mm512_load_ps(at + kPanel), out + i * 64);
+      split_pair(_mm512_load_ps(at), _mm512_load_ps(at + kPanel), out + i * 64, kPartBytes);
     }
     return;
   }
@@ -110,7 +77,7 @@ inline void split_pieces(const float* from, int64_t words, uint8_t* out, int beg
     const float* at = from + i / 2 * 2 * kPanel + i % 2 * 16;
     const int64_t first = i / 2 * 2;
     split_pair(first < words ? _mm512_load_ps(at) : _mm512_setzero_ps(),
-               first + 1 < words ? _mm512_load_ps(at + kPanel) : _mm512_setzero_ps(), out + i * 64);
+               first + 1 < words ? _mm512_load_ps(at + kPanel) : _mm512_setzero_ps(), out + i * 64, kPartBytes);
   }
 }
 
