@@ -20,6 +20,7 @@ from llmasos.testing.conformance.plugin import PluginSubject
 
 BUILTINS = (
     "llmasos-cpu",
+    "llmasos-cuda",
     "llmasos-data",
     "llmasos-evals",
     "llmasos-lmeval",

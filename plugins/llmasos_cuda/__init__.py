@@ -1,0 +1,1 @@
+"""The CUDA back end: Triton kernels for what PyTorch lacks or does slowly."""

@@ -1,0 +1,1 @@
+"""Triton kernels, each beside the function that launches it. Importing them needs triton, not a device."""
