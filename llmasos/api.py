@@ -117,6 +117,7 @@ from llmasos.contracts.task_source import (
     TaskSource,
     TaskSourceDef,
 )
+from llmasos.contracts.threads import single_threaded
 from llmasos.contracts.tokenizer import (
     Encoding,
     NamedChatTemplates,
@@ -286,6 +287,7 @@ __all__ = [
     "read_options",
     "record_digest",
     "samples_name",
+    "single_threaded",
 ]
 
 

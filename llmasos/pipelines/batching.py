@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from llmasos.contracts.evaluation import LoadedModel
 from llmasos.contracts.model import CausalLM, Generation, GenerationChunk, SamplingParams
+from llmasos.contracts.threads import single_threaded
 from llmasos.errors import UsageError
 from llmasos.pipelines import passes, sampling, speculation
 from llmasos.pipelines.endings import Endings
@@ -296,7 +297,9 @@ class Batch:
                 return []
             if len(last) < len(hidden):
                 hidden = hidden[torch.tensor(last, device=hidden.device)]
-            chosen = self._choose(ready, self._model.logits(hidden).float(), guesses)
+            raw = self._model.logits(hidden)
+            with single_threaded():
+                chosen = self._choose(ready, raw.float(), guesses)
         return list(zip(ready, chosen, strict=True))
 
     def _choose(

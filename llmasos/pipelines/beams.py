@@ -12,6 +12,7 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Literal
 
 from llmasos.contracts.model import CausalLM, Generation, GenerationChunk, KVCache, SamplingParams
+from llmasos.contracts.threads import single_threaded
 from llmasos.contracts.tokenizer import Tokenizer
 from llmasos.pipelines import passes, sampling
 from llmasos.pipelines.endings import Endings
@@ -237,7 +238,8 @@ def search(
             logits = model.logits(hidden[torch.tensor(last, device=model.device) - 1])
             bounds = pairwise(accumulate(map(len, parts), initial=0))
             for (_, one), (begin, end) in zip(running, bounds, strict=True):
-                one.take(logits[begin:end], cache)
+                with single_threaded():
+                    one.take(logits[begin:end], cache)
         for index, one in running:
             if one.over:
                 free.append(one.slots)

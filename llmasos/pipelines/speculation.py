@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from llmasos.contracts.evaluation import LoadedModel
 from llmasos.contracts.model import CausalLM, SamplingParams
+from llmasos.contracts.threads import single_threaded
 from llmasos.errors import UsageError
 from llmasos.pipelines import passes, sampling
 
@@ -192,10 +193,11 @@ class DraftModel:
                         ready.append((place, total - 1))
                 hidden = passes.hidden(self._model, self._cache, parts)
                 last |= {place: hidden[row] for place, row in ready}
-            scores = self._model.logits(torch.stack([last[place] for place in range(len(wanted))])).float()
+            scores = self._model.logits(torch.stack([last[place] for place in range(len(wanted))]))
         missing = self._vocabulary - scores.shape[-1]
-        # Models of a family may differ in how they fill up their tables.
-        return torch.nn.functional.pad(scores, (0, missing), value=-torch.inf)
+        with single_threaded():
+            # Models of a family may differ in how they fill up their tables.
+            return torch.nn.functional.pad(scores.float(), (0, missing), value=-torch.inf)
 
 
 def chosen(scores: Tensor, guess: Guess, params: SamplingParams, random: Generator | None) -> list[int]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from llmasos.api import BlockPlan, LinearPlan, NormPlan, StackInput, StackPlan
+from llmasos.api import BlockPlan, LinearPlan, NormPlan, StackInput, StackPlan, single_threaded
 from llmasos_cpu.library import Library
 from llmasos_cpu.matrices import NativeMatrix
 from llmasos_cpu.packing import PANEL, Rows, alternating, extent, stacked
@@ -244,4 +244,5 @@ class NativeStack:
             cache=cache,
             wanted=None if given.wanted is None else given.wanted.contiguous(),
         )
-        return found.to(self._element)
+        with single_threaded():
+            return found.to(self._element)
