@@ -175,10 +175,25 @@ class SharingCache(KVCache, Protocol):
     """A ``KVCache`` whose slots can begin with tokens that another slot holds, kept once. Optional."""
 
     def share(self, source: int, target: int, length: int) -> None:
-        """Make ``target`` hold the first ``length`` tokens of ``source``, which shares none itself, without a copy.
+        """Make ``target`` hold the first ``length`` tokens of ``source``, which has as many, without a copy.
 
-        They stay the source's: it must keep them until ``target`` is reset. What ``target`` holds beyond is its own.
+        From then on each goes its own way: what becomes of one of them changes nothing for the other.
         """
+
+
+@runtime_checkable
+class PagedCache(SharingCache, Protocol):
+    """A ``SharingCache`` whose slots take blocks from one pool: a short sequence takes little. Optional.
+
+    ``copy`` shares blocks, too. A pass that needs a block when there is none raises UsageError and advances nothing.
+    """
+
+    @property
+    def free(self) -> int:
+        """Blocks that no slot holds."""
+
+    def needs(self, slot: int, length: int) -> int:
+        """Blocks to be taken until ``slot`` holds ``length`` tokens, if nobody shares with it in the meantime."""
 
 
 class PathCache(Protocol):
@@ -229,6 +244,15 @@ class CausalLM(Model, Protocol):
 
     def new_cache(self, slots: int, capacity: int) -> KVCache:
         """An empty cache for ``slots`` sequences of up to ``capacity`` tokens."""
+
+
+@runtime_checkable
+class PagingLM(CausalLM, Protocol):
+    """A ``CausalLM`` with a cache whose sequences share a pool. Optional."""
+
+    def new_pages(self, slots: int, capacity: int, tokens: int) -> PagedCache:
+        """An empty cache for ``slots`` sequences of up to ``capacity`` tokens each, and at least ``tokens`` in all, however they
+        are spread; what slots share counts once."""
 
 
 @runtime_checkable

@@ -13,7 +13,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from llmasos.contracts.evaluation import LoadedModel
-from llmasos.contracts.model import CausalLM, Generation, GenerationChunk, SamplingParams
+from llmasos.contracts.model import (
+    CausalLM,
+    Generation,
+    GenerationChunk,
+    KVCache,
+    PagedCache,
+    PagingLM,
+    SamplingParams,
+)
 from llmasos.contracts.threads import single_threaded
 from llmasos.errors import UsageError
 from llmasos.pipelines import passes, sampling, speculation
@@ -61,7 +69,7 @@ class _Row:
 
 
 class Batch:
-    """Completions in ``slots`` slots of one cache of ``capacity`` tokens each (default: the model's context).
+    """Completions in ``slots`` slots of one cache, of up to ``capacity`` tokens each (default: the model's context).
 
     ::
 
@@ -74,9 +82,9 @@ class Batch:
     What a completion says does not depend on what else is in the batch, but for rounding of the arithmetic underneath. Not
     thread-safe: one thread adds, steps and cancels.
 
-    ``prefill_tokens``: how many tokens of prompts a pass takes. ``spare``: one slot more, for what prompts begin with in
-    common (see ``prefixes``); without ``share_prefixes`` everything is computed anew. ``drafter``: guesses tokens (see
-    ``speculation``), for as many slots.
+    ``cache_tokens``: room for so many tokens in all, where the cache is a pool; a completion begins when there is room for all
+    that run to get to their ends. ``prefill_tokens``: how many tokens of prompts a pass takes. Without ``share_prefixes``
+    everything is computed anew. ``drafter``: guesses tokens (see ``speculation``), for as many slots.
     """
 
     def __init__(
@@ -85,9 +93,9 @@ class Batch:
         *,
         slots: int = 8,
         capacity: int | None = None,
+        cache_tokens: int | None = None,
         prefill_tokens: int = PREFILL_TOKENS,
         share_prefixes: bool = True,
-        spare: bool = False,
         drafter: Drafter | None = None,
     ) -> None:
         if not isinstance(loaded.model, CausalLM):
@@ -101,10 +109,12 @@ class Batch:
         self._model: CausalLM = loaded.model
         #: Tokens one completion may have in the cache: all but the last token generated.
         self.capacity = self._model.max_length if capacity is None else capacity
-        self._cache = self._model.new_cache(slots + spare, self.capacity)
-        self._contents = (
-            SlotContents(self._cache, slots, slots if spare else None) if share_prefixes else None
-        )
+        if cache_tokens is not None and isinstance(self._model, PagingLM):
+            self.capacity = min(self.capacity, cache_tokens)
+            self._cache: KVCache = self._model.new_pages(slots, self.capacity, cache_tokens)
+        else:
+            self._cache = self._model.new_cache(slots, self.capacity)
+        self._contents = SlotContents(self._cache, slots) if share_prefixes else None
         self._prefill_tokens = prefill_tokens
         self._drafter = drafter
         self._seen = sampling.SeenTokens(slots, self._model.vocab_size, self._model.device)
@@ -233,6 +243,9 @@ class Batch:
                 if past is None:
                     break
                 row.past = past
+            if not self._has_room(slot, row):
+                self._forget(slot)
+                break
             self._waiting.popleft()
             row.slot = self._free.popleft()
             if row.params.repetition_penalty != 1:
@@ -242,6 +255,29 @@ class Batch:
                 row.reach = self._drafter.first
             self._running.append(row)
         return chunks
+
+    def _has_room(self, slot: int, row: _Row) -> bool:
+        """Whether the pool has room for ``row`` in ``slot``, and for all that run, to get to their ends.
+
+        What ended ones have left there makes room, the oldest first.
+        """
+        cache = self._cache
+        if not isinstance(cache, PagedCache):
+            return True
+        asked = [(slot, row), *((one.slot, one) for one in self._running)]
+        others = [free for free in self._free if free != slot]
+        # The last token generated is never fed back.
+        while sum(cache.needs(at, one.prompt_length + one.room - 1) for at, one in asked) > cache.free:
+            if not others:
+                return False
+            self._forget(others.pop(0))
+        return True
+
+    def _forget(self, slot: int) -> None:
+        if self._contents is not None:
+            self._contents.forget(slot)
+        else:
+            self._cache.reset(slot)
 
     def _guesses(self) -> dict[int, Guess]:
         """What may come next, for the slots of rows whose next token is due."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Literal
 
-from llmasos.contracts.model import CausalLM, Generation, GenerationChunk, KVCache, SamplingParams
+from llmasos.contracts.model import CausalLM, Generation, GenerationChunk, KVCache, PagingLM, SamplingParams
 from llmasos.contracts.threads import single_threaded
 from llmasos.contracts.tokenizer import Tokenizer
 from llmasos.pipelines import passes, sampling
@@ -218,8 +218,7 @@ def search(
         return
     beams = params.num_beams
     together = min(len(prompts), max(1, batch_size // beams))
-    # The last token generated is never fed back.
-    cache = model.new_cache(together * beams, max(len(ids) + room - 1 for _, ids, room in prompts))
+    cache = _cache(model, together, beams, prompts)
     free = [tuple(range(place * beams, (place + 1) * beams)) for place in range(together)]
     waiting = deque(prompts)
     running: list[tuple[int, BeamSearch]] = []
@@ -246,3 +245,16 @@ def search(
                 done = one.best()
                 yield GenerationChunk(index, done.text, done=done)
         running = [(index, one) for index, one in running if not one.over]
+
+
+def _cache(
+    model: CausalLM, together: int, beams: int, prompts: Sequence[tuple[int, Sequence[int], int]]
+) -> KVCache:
+    """A cache for so many searches; where slots take from a pool, one in which each prompt is kept once."""
+    slots = together * beams
+    # The last token generated is never fed back.
+    capacity = max(len(ids) + room - 1 for _, ids, room in prompts)
+    if not isinstance(model, PagingLM):
+        return model.new_cache(slots, capacity)
+    most = max(len(ids) + beams * room for _, ids, room in prompts)
+    return model.new_pages(slots, capacity, together * most)

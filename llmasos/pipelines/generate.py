@@ -12,7 +12,6 @@ from llmasos.errors import UsageError
 from llmasos.pipelines import beams, sampling
 from llmasos.pipelines.batching import Batch
 from llmasos.pipelines.endings import Endings
-from llmasos.pipelines.prefixes import worth_sharing
 from llmasos.pipelines.speculation import Drafter, DraftModel, PromptLookup
 
 
@@ -101,8 +100,7 @@ def _run(
     if params.num_beams > 1:
         yield from _search(loaded, model, prompts, rooms, params, batch_size)
         return
-    computed = [ids for ids, room in zip(prompts, rooms, strict=True) if room > 0]
-    slots = max(1, min(batch_size, len(computed)))
+    slots = max(1, min(batch_size, sum(room > 0 for room in rooms)))
     # The last token generated is never fed back.
     longest = [len(ids) + max(room, 1) - 1 for ids, room in zip(prompts, rooms, strict=True)]
     capacity = max(longest, default=1)
@@ -117,9 +115,8 @@ def _run(
         loaded,
         slots=slots,
         capacity=capacity,
+        cache_tokens=max(1, sum(sorted(longest)[-slots:])),
         share_prefixes=share_prefixes,
-        # One more for what prompts begin with in common.
-        spare=share_prefixes and slots > 1 and worth_sharing(computed),
         drafter=drafter,
     )
     seen: Counter[tuple[int, ...]] = Counter()

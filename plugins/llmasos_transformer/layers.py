@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from llmasos.api import AttentionLayout, BlockPlan, BlockWeight, LinearPlan, NormPlan, Ops, PackedWeight
-from llmasos_transformer.cache import SlabCache
+from llmasos_transformer.cache import BlockCache
 from llmasos_transformer.path import SlabPath
 from llmasos_transformer.spec import StackSpec
 
@@ -24,7 +24,7 @@ class Pass(NamedTuple):
     #: Rotary angles of the new tokens, [N, R/2] float32 each; None with learned positions.
     cos: Tensor | None = None
     sin: Tensor | None = None
-    cache: SlabCache | SlabPath | None = None
+    cache: BlockCache | SlabPath | None = None
     #: Where the new tokens go in a flattened cache slab, [N] int64.
     cache_rows: Tensor | None = None
     #: The rows the last layer is asked for, [R] int64; None for all.

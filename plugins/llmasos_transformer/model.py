@@ -32,7 +32,7 @@ from llmasos.api import (
     element_name,
 )
 from llmasos_transformer import padded
-from llmasos_transformer.cache import SlabCache
+from llmasos_transformer.cache import BlockCache
 from llmasos_transformer.layers import Block, Embeddings, Linear, Pass, make_norm
 from llmasos_transformer.path import SlabPath, check_tile, key_spans
 from llmasos_transformer.spec import StackSpec
@@ -118,7 +118,7 @@ class Stack(nn.Module):
                 before=key_spans(batch.tree, slabs.length),
                 visible=batch.tree.visible,
             )
-        elif isinstance(slabs, SlabCache) and batch.slots is not None:
+        elif isinstance(slabs, BlockCache) and batch.slots is not None:
             rows = slabs.rows(batch.slots, counts)
             layout = slabs.layout(batch.slots, batch.starts, causal=causal)
         wanted = None if batch.tree is None else batch.tree.wanted
@@ -129,7 +129,7 @@ class Stack(nn.Module):
             x = self._blocks(self.embeddings(batch.tokens, batch.positions, batch.token_types), shared)
         if isinstance(slabs, SlabPath) and batch.tree is not None:
             slabs.advance(batch.tree)
-        elif isinstance(slabs, SlabCache) and batch.slots is not None:
+        elif isinstance(slabs, BlockCache) and batch.slots is not None:
             slabs.advance(batch.slots, counts)
         return x
 
@@ -193,7 +193,7 @@ class Stack(nn.Module):
 
     def _check(
         self, batch: PackedBatch, cache: KVCache | PathCache | None, counts: list[int]
-    ) -> SlabCache | SlabPath | None:
+    ) -> BlockCache | SlabPath | None:
         """Refuse what would otherwise be an index error deep inside, or worse, a wrong number."""
         if cache is not None and self.spec.kind == "encoder":
             raise UsageError("an encoder sees the whole sequence at once and cannot use a cache")
@@ -208,14 +208,14 @@ class Stack(nn.Module):
             _inside(batch.positions, self.max_length, "position", "count positions from 0 in each sequence")
         if batch.token_types is not None:
             _inside(batch.token_types, self.spec.types, "token type", "most models know the types 0 and 1")
-        return cache if isinstance(cache, SlabCache | SlabPath) else None
+        return cache if isinstance(cache, BlockCache | SlabPath) else None
 
     def _check_lengths(
         self, batch: PackedBatch, cache: KVCache | PathCache | None, counts: list[int]
     ) -> None:
         past = [0] * len(counts)
         if cache is not None or batch.tree is not None:
-            if not isinstance(cache, SlabCache) or batch.slots is None or len(batch.slots) != batch.size:
+            if not isinstance(cache, BlockCache) or batch.slots is None or len(batch.slots) != batch.size:
                 raise UsageError(
                     "a cached pass needs a cache made by this model and one slot for each sequence",
                     hint="use model.new_cache(...) and PackedBatch(slots=...), or new_path(...) and PackedBatch(tree=...)",
@@ -280,10 +280,17 @@ class Decoder(Stack):
             return self.ops.token_logprobs(hidden, self.head_weight, None, targets)
         return self.ops.token_logprobs(hidden, self.head_weight, None, targets, rows)
 
-    def new_cache(self, slots: int, capacity: int) -> SlabCache:
+    def new_cache(self, slots: int, capacity: int) -> BlockCache:
         """An empty cache for ``slots`` sequences of up to ``capacity`` tokens."""
+        return self._cache(slots, capacity, None)
+
+    def new_pages(self, slots: int, capacity: int, tokens: int) -> BlockCache:
+        """An empty cache for ``slots`` sequences of up to ``capacity`` tokens, ``tokens`` in all."""
+        return self._cache(slots, capacity, tokens)
+
+    def _cache(self, slots: int, capacity: int, tokens: int | None) -> BlockCache:
         spec = self.spec
-        return SlabCache(
+        return BlockCache(
             slots,
             capacity,
             spec.layers,
@@ -291,6 +298,7 @@ class Decoder(Stack):
             spec.head_width,
             dtype=self.element,
             device=self.device,
+            tokens=tokens,
         )
 
     def new_path(self, capacity: int) -> SlabPath:

@@ -66,9 +66,7 @@ REQUESTS = [
 @pytest.mark.parametrize("share", [True, False])
 def test_the_same_alone_and_in_company(slots, prefill_tokens, share):
     alone = [complete(loaded(), [ids(prompt)], params)[0] for prompt, params in REQUESTS]
-    batch = Batch(
-        loaded(), slots=slots, capacity=200, prefill_tokens=prefill_tokens, share_prefixes=share, spare=share
-    )
+    batch = Batch(loaded(), slots=slots, capacity=200, prefill_tokens=prefill_tokens, share_prefixes=share)
     done: dict[int, Generation] = {}
     for place, (prompt, params) in enumerate(REQUESTS):
         assert batch.add(ids(prompt), params) == place

@@ -257,6 +257,8 @@ def test_unlike_prompts_share_nothing():
 
 def test_a_cache_that_cannot_go_back_is_filled_again():
     class Forward(ScriptedCache):
+        share = None  # a state after many tokens is not one after fewer
+
         def rewind(self, slot: int, length: int) -> bool:
             return length == self.lengths[slot]
 
@@ -275,35 +277,21 @@ OTHERS = [f"{'z' * 80}{end}" for end in "abcd"]
 
 
 class Watched(ScriptedCache):
-    """Keeps what was shared and copied, and refuses to change tokens that others begin with."""
+    """Keeps what was shared, and can do so without a copy."""
 
     def __init__(self, slots: int, capacity: int) -> None:
         super().__init__(slots, capacity)
-        self.sharing: dict[int, tuple[int, int]] = {}
         self.shared: list[int] = []
-        self.copied: list[int] = []
-
-    def reset(self, slot):
-        self.sharing.pop(slot, None)
-        super().reset(slot)
 
     def share(self, source, target, length):
-        assert source not in self.sharing
         super().share(source, target, length)
-        self.sharing[target] = (source, length)
         self.shared.append(length)
 
     def copy(self, source, target):
-        assert not any(held == target for held, _ in self.sharing.values())
-        super().copy(source, target)
-        self.copied.append(self.lengths[source])
-        if source in self.sharing:
-            self.sharing[target] = self.sharing[source]
-        else:
-            self.sharing.pop(target, None)
+        raise AssertionError("copied what can be shared")
 
 
-@pytest.mark.parametrize("batch_size", [2, 3, 8])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
 @pytest.mark.parametrize("prompts", [FEW_SHOT, FEW_SHOT + OTHERS, OTHERS + FEW_SHOT + OTHERS], ids=len)
 def test_a_long_shared_beginning_is_kept_once(prompts, batch_size):
     caches: list[Watched] = []
@@ -319,21 +307,7 @@ def test_a_long_shared_beginning_is_kept_once(prompts, batch_size):
     model = Watching()
     assert complete(loaded(model), prompts, params, batch_size=batch_size) == [c.done for c in each]
     (cache,) = caches
-    assert len(cache.lengths) == min(batch_size, len(prompts)) + 1
-    assert len(cache.shared) >= 3
+    # One slot goes on from what it held itself.
     assert all(80 <= length <= 91 for length in cache.shared)
+    assert len(cache.shared) >= min(batch_size, 3) - 1
     assert sum(model.passes) < sum(map(len, prompts)) - 70 * (len(prompts) - 4)
-
-
-def test_short_prompts_take_no_slot_more():
-    sizes: list[int] = []
-
-    class Sized(Counting):
-        def new_cache(self, slots, capacity):
-            sizes.append(slots)
-            return super().new_cache(slots, capacity)
-
-    complete(loaded(Sized()), ALIKE, SamplingParams(max_new_tokens=1), batch_size=2)
-    complete(loaded(Sized()), FEW_SHOT, SamplingParams(max_new_tokens=1), batch_size=2)
-    complete(loaded(Sized()), FEW_SHOT, SamplingParams(max_new_tokens=1), batch_size=1)
-    assert sizes == [2, 3, 1]

@@ -286,8 +286,8 @@ def cache_copy(subject: ModelSubject) -> Observation:
 
 @check(
     "model.cache_share",
-    rule="after cache.share a slot goes on from another's tokens, which stay that one's; copy, rewind and reset keep to that",
-    fix="let attention read the shared tokens where they lie, then the slot's own; its own begin after the shared ones",
+    rule="after cache.share a slot goes on from another's tokens, and each its own way; copy, rewind and reset keep to that",
+    fix="let attention read the shared tokens where they lie, then the slot's own; keep them while any slot holds them",
 )
 def cache_share(subject: ModelSubject) -> Observation:
     import torch
@@ -328,7 +328,14 @@ def cache_share(subject: ModelSubject) -> Observation:
         subject, "scores in a slot that shared and was reset and alone", rows, _logits(model, second)
     ):
         return broken(problem)
-    return kept("two slots that go on from another's tokens, one rewound, one copied, one reset")
+    cache.reset(0)
+    advance(model, cache, [0], [second])
+    cache.rewind(2, shared + 1)
+    rows = model.logits(advance(model, cache, [2], [second]))
+    expected = _logits(model, [*start, *first[:1], *second])[shared + 1 :]
+    if problem := _compare(subject, "scores after tokens of a slot that was used anew", rows, expected):
+        return broken(problem)
+    return kept("two slots that go on from another's tokens, one rewound, one copied, each of them reset")
 
 
 @check(

@@ -101,7 +101,8 @@ def test_cache(both, kind, config):
             hidden = ours.hidden(packed([row[begin:end]], (slots[i],), [begin]), cache)
             assert difference(ours.logits(hidden), expected[i][begin:end]) <= TOLERANCE
     # all three together: row 1 from the start, the others replay their last tokens after a rewind
-    cache.lengths[3], cache.lengths[4] = 25, 20
+    assert cache.rewind(3, 25)
+    assert cache.rewind(4, 20)
     pieces = [rows[0][25:], rows[1], rows[2][20:]]
     found = ours.logits(ours.hidden(packed(pieces, slots, [25, 0, 20]), cache))
     assert difference(found, torch.cat([expected[0][25:], expected[1], expected[2][20:]])) <= TOLERANCE
