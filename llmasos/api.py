@@ -82,6 +82,12 @@ from llmasos.contracts.model import (
     element_name,
 )
 from llmasos.contracts.options import read_options
+from llmasos.contracts.quantising import (
+    ImportanceArchitecture,
+    QuantisedFile,
+    QuantisedName,
+    QuantisingFormat,
+)
 from llmasos.contracts.runtime import (
     OP_NAMES,
     WEIGHT_OPS,
@@ -203,6 +209,7 @@ __all__ = [
     "GenerationOutcome",
     "GlobalProcessor",
     "HubAPI",
+    "ImportanceArchitecture",
     "IncompatiblePlugin",
     "InputError",
     "InputShard",
@@ -245,7 +252,10 @@ __all__ = [
     "ProgramSettings",
     "Progress",
     "Provided",
+    "QuantisedFile",
+    "QuantisedName",
     "QuantisedWeight",
+    "QuantisingFormat",
     "Report",
     "Request",
     "ResolvedModel",

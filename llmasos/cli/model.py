@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from llmasos.cli import model_quantise
 from llmasos.cli.consent import registry_option, yes_option
 from llmasos.cli.state import State, common_options, pass_state
 from llmasos.sizes import size_text
@@ -16,6 +17,9 @@ from llmasos.sizes import size_text
 @click.group()
 def command() -> None:
     """Look at models, and publish them."""
+
+
+command.add_command(model_quantise.command)
 
 
 @command.command("info")

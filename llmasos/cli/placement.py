@@ -11,5 +11,5 @@ dtype_option = click.option(
     "--dtype",
     default="exact",
     show_default=True,
-    help="exact (float32), fast (bfloat16), int8, int4, or an element type.",
+    help="exact (float32), fast (bfloat16), int8, int4, auto (what the file is in), or an element type.",
 )

@@ -5,6 +5,8 @@ The kernel's catalogue chooses by name and by what manifests say they match; not
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +28,7 @@ from llmasos.contracts.model import (
 from llmasos.contracts.tokenizer import Tokenizer, TokenizerDef, TokenizerFormat
 from llmasos.errors import (
     AmbiguousName,
+    DeviceUnavailable,
     ModelNotFound,
     TokenizerError,
     UnknownName,
@@ -213,16 +216,48 @@ def _build(hub: KernelHub, opened: OpenModel, runtime: _Runtime) -> Model:
     )
 
 
+#: The policy that leaves the precision to the file.
+AUTO = "auto"
+_BLOCKS = re.compile(r"I?Q([1-8])_\w+")
+
+
+def _known_dtype(policy: str) -> None:
+    """Raise UsageError for a ``--dtype`` value that means nothing, before anything is opened."""
+    if policy != AUTO:
+        dtype_name(policy)
+
+
+def _precision(hub: KernelHub, opened: OpenModel, device: str, policy: str) -> DTypeName:
+    """The element type behind a ``--dtype`` value. ``auto`` is that in which most of the file is: int4 or int8 for quantised
+    blocks, bfloat16 for that; and float32 for anything else, or where no back end computes in it."""
+    if policy != AUTO:
+        return dtype_name(policy)
+    sizes: Counter[str] = Counter()
+    for tensor in opened.checkpoint.tensors.values():
+        sizes[tensor.dtype] += tensor.nbytes
+    most = next((name for name, _ in sizes.most_common(1)), "")
+    blocks = _BLOCKS.fullmatch(most)
+    found: DTypeName = "bfloat16" if most == "BF16" else "float32"
+    if blocks:
+        found = "int4" if int(blocks[1]) <= 4 else "int8"
+    try:
+        choose_backend(hub, device, found)
+    except DeviceUnavailable:
+        return "float32"
+    return found
+
+
 def load_model(
     hub: KernelHub, ref: str, *, device: str = "auto", dtype: str = "exact", allow_pickle: bool = False
 ) -> LoadedModel:
     """Resolve, open and build a causal language model with its tokenizer.
 
-    Raises ModelNotFound, WeightsError, TokenizerError, UnknownName (no architecture plugin), DeviceUnavailable, and
+    ``dtype`` is a policy or an element type, see ``DTYPES``; ``auto`` is what the file is in. Raises ModelNotFound, WeightsError, TokenizerError, UnknownName (no architecture plugin), DeviceUnavailable, and
     UsageError when the model is not a causal language model.
     """
-    precision = dtype_name(dtype)
+    _known_dtype(dtype)
     with opened_model(hub, ref, allow_pickle=allow_pickle) as opened:
+        precision = _precision(hub, opened, device, dtype)
         _, tokenizer, runtime, facts = _prepare(hub, opened, ref, device, precision)
         model = _build(hub, opened, runtime)
     return LoadedModel(opened.resolved, cast(Any, model), tokenizer, facts)
@@ -235,8 +270,9 @@ def prepare_model(
 
     Raises what ``load_model`` raises, except for weights that turn out to be damaged.
     """
-    precision = dtype_name(dtype)
+    _known_dtype(dtype)
     with opened_model(hub, ref, allow_pickle=allow_pickle) as opened:
+        precision = _precision(hub, opened, device, dtype)
         summary, tokenizer, runtime, facts = _prepare(hub, opened, ref, device, precision)
 
     def load() -> LoadedModel:

@@ -6,18 +6,21 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple, get_args
 
 import torch
+from torch import Tensor
 
 from llmasos.api import (
     ArchitectureSummary,
     Checkpoint,
     DTypeName,
     Ops,
+    PackedBatch,
     UsageError,
     WeightsError,
     element_name,
 )
 from llmasos_transformer.config import ConfigReader
 from llmasos_transformer.families import BERT, GPT2, LLAMA, Family, Source
+from llmasos_transformer.importance import WatchingOps, watch
 from llmasos_transformer.model import Decoder, Encoder
 from llmasos_transformer.ops import ReferenceOps
 from llmasos_transformer.reading import LAYER, Reading, Use
@@ -87,6 +90,14 @@ class FamilyArchitecture:
         reading.fill(None)
         model.settle(reading.fill, reading.release)
         return model.eval()
+
+    def importance(self, checkpoint: Checkpoint, batches: Iterable[PackedBatch]) -> Mapping[str, Tensor]:
+        """Stored name -> second moments of the inputs of that matrix over ``batches``, see ``importance``."""
+        plan, ops = self._plan(checkpoint), WatchingOps()
+        model = self.build(checkpoint, ops, dtype="float32", device="cpu")
+        names = {use.parameter: name for name, uses in plan.uses.items() for use in uses}
+        inside = {parameter: name for parameter, name in names.items() if LAYER.search(parameter)}
+        return watch(model, ops, inside, batches)
 
     def _skeleton(
         self,

@@ -6,14 +6,14 @@ import os
 import re
 import struct
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from llmasos.api import TensorInfo, WeightsError
+from llmasos.api import Checkpoint, QuantisedFile, QuantisedName, TensorInfo, WeightsError
 
 from .directory import safest_format
 from .gguf_config import build_config, metadata
@@ -42,7 +42,9 @@ _LARGEST_FACTORS = 4 * 4096
 
 
 class GgufFormat:
-    """Reads a .gguf file, or a directory that holds exactly one."""
+    """Reads a .gguf file, or a directory that holds exactly one; writes quantised ones."""
+
+    ending = ".gguf"
 
     def accepts(self, path: Path) -> bool:
         if os.path.isdir(path):
@@ -73,6 +75,19 @@ class GgufFormat:
                 hint="join the parts first: llama-gguf-split --merge FIRST_PART OUTPUT.gguf",
             )
         return GgufCheckpoint(path, file)
+
+    def quantise(
+        self,
+        checkpoint: Checkpoint,
+        target: Path,
+        dtype: QuantisedName,
+        importance: Mapping[str, Tensor],
+        advance: Callable[[int], None],
+    ) -> QuantisedFile:
+        """Write a Llama or GPT-2 with matrices in blocks of eight or four bits; see ``gguf_writer``."""
+        from .gguf_writer import write
+
+        return write(checkpoint, target, dtype, importance, advance)
 
 
 class GgufCheckpoint:
@@ -210,6 +225,33 @@ class GgufCheckpoint:
         if new.layout == "rotary":
             raw = _unturned(raw, new.heads)
         return GgufBlocks(stored.type_name, raw, stored.shape[1])
+
+    @property
+    def stored_tensors(self) -> Sequence[GgufTensor]:
+        """All tensors as the file has them, in the order of their data."""
+        return sorted(self._header.tensors.values(), key=lambda tensor: tensor.begin)
+
+    @property
+    def alignment(self) -> int:
+        """Bytes of whose multiples tensors begin."""
+        return self._header.alignment
+
+    def stored_name(self, name: str) -> str:
+        """The name in the file of a tensor of ``tensors``."""
+        return self._stored[name][0].name
+
+    def stored_numbers(self, stored: GgufTensor) -> Tensor:
+        """A tensor of ``stored_tensors`` in the file's own layout, dequantised."""
+        return self._mapped_tensor(stored)
+
+    def stored_bytes(self, stored: GgufTensor) -> memoryview:
+        """Its bytes."""
+        return self._mapped.check()[stored.begin : stored.begin + stored.nbytes]
+
+    def key_bytes(self) -> tuple[int, bytes]:
+        """How many key-values the header has, and their bytes."""
+        header = self._header
+        return len(header.values), bytes(self._mapped.check()[header.keys_begin : header.keys_end])
 
     def release(self, name: str) -> None:
         """No view of this tensor is needed any more: its pages may leave memory."""

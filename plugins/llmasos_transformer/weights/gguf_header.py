@@ -75,12 +75,15 @@ class GgufTensor:
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """Everything before the data. ``values`` holds numbers, strings, booleans and lazy arrays by key."""
+    """Everything before the data. ``values`` holds numbers, strings, booleans and lazy arrays by key, which lie in the bytes
+    ``keys_begin`` to ``keys_end``."""
 
     version: int
     alignment: int
     values: Mapping[str, Any]
     tensors: Mapping[str, GgufTensor]
+    keys_begin: int = 0
+    keys_end: int = 0
 
 
 def import_gguf() -> Any:
@@ -314,6 +317,7 @@ def parse_header(path: Path, view: memoryview) -> GgufHeader:
     tensor_count = _count(reader, "tensors", _LEAST_TENSOR_BYTES, MAX_TENSORS)
     key_count = _count(reader, "keys", _LEAST_KEY_BYTES, MAX_KEYS)
     values: dict[str, Any] = {}
+    keys_begin = reader.at
     for _ in range(key_count):
         start = reader.at
         raw = reader.text(MAX_KEY_BYTES, "a key")
@@ -323,10 +327,11 @@ def parse_header(path: Path, view: memoryview) -> GgufHeader:
         if key in values:
             raise reader.refuse(f"the key {key[:120]} appears twice", start)
         values[key] = reader.value(key)
+    keys_end = reader.at
     alignment, tensors = (
         _tensors(reader, tensor_count, values) if tensor_count else (_alignment(reader, values), {})
     )
-    return GgufHeader(version, alignment, values, tensors)
+    return GgufHeader(version, alignment, values, tensors, keys_begin, keys_end)
 
 
 def read_header(path: Path) -> GgufHeader:

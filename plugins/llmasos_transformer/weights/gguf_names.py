@@ -96,8 +96,44 @@ def rename(architecture: str, stored: str, heads: int, kv_heads: int) -> Rename:
         return Rename(stored)
     inside = parts[part] + kind
     name = inside if block is None else f"{layers}.{int(block)}.{inside}"
+    return Rename(name, *_layout(architecture, part, kind, heads, kv_heads))
+
+
+#: In the other direction: where the names of Hugging Face begin in a model with a head, per family.
+_PREFIX = {"llama": "model.", "gpt2": "transformer."}
+
+
+def stored_rename(architecture: str, name: str, heads: int, kv_heads: int) -> Rename | None:
+    """The GGUF name of a Hugging Face tensor and how its layout differs; None for what GGUF has no place for."""
+    if architecture not in _PREFIX:
+        return None
+    layers, parts = _FAMILIES[architecture]
+    prefix = _PREFIX[architecture]
+    if not name.startswith((prefix, "lm_head.")):
+        name = prefix + name
+    match = _HUGGING_FACE.fullmatch(name.removeprefix(f"{layers}."))
+    if match is None:
+        return None
+    inside = name.startswith(f"{layers}.")
+    if inside != (match["block"] is not None):
+        return None
+    part = next((stored for stored, one in parts.items() if one == match["part"]), None)
+    if part is None:
+        return None
+    stored = (
+        part + match["kind"] if match["block"] is None else f"blk.{int(match['block'])}.{part}{match['kind']}"
+    )
+    return Rename(stored, *_layout(architecture, part, match["kind"], heads, kv_heads))
+
+
+_HUGGING_FACE = re.compile(
+    r"(?:(?P<block>\d{1,6})\.)?(?P<part>[A-Za-z_][\w.]*?)(?P<kind>\.weight|\.bias)", re.ASCII
+)
+
+
+def _layout(architecture: str, part: str, kind: str, heads: int, kv_heads: int) -> tuple[Layout, int]:
     if architecture == "llama" and part in ("attn_q", "attn_k"):
-        return Rename(name, "rotary", heads if part == "attn_q" else kv_heads)
+        return "rotary", heads if part == "attn_q" else kv_heads
     if architecture == "gpt2" and part in _GPT2_LINEAR and kind == ".weight":
-        return Rename(name, "transposed")
-    return Rename(name)
+        return "transposed", 0
+    return "same", 0
