@@ -21,7 +21,7 @@ constexpr int64_t kRunWords = 512;     // inputs split at a time
 constexpr int64_t kTileInputs = 32;
 constexpr int64_t kPartBytes = kTileInputs * kPanel * 2;  // of a tile's weights, outputs side by side
 constexpr int64_t kTileBytes = kParts * kPartBytes;
-constexpr int64_t kAhead = 8192;       // numbers, to hide the memory
+constexpr int64_t kFar = 4096, kNear = 512;  // numbers ahead, for the second and the first cache
 
 thread_local int configured = 0;
 
@@ -67,8 +67,10 @@ inline void split_pieces(const float* from, int64_t words, uint8_t* out, int beg
 #pragma GCC unroll 6
     for (int i = begin; i < end; ++i) {
       const float* at = from + i / 2 * 2 * kPanel + i % 2 * 16;
-      _mm_prefetch(reinterpret_cast<const char*>(at + kAhead), _MM_HINT_T1);
-      _mm_prefetch(reinterpret_cast<const char*>(at + kAhead + kPanel), _MM_HINT_T1);
+      for (int row = 0; row < 2; ++row) {
+        _mm_prefetch(reinterpret_cast<const char*>(at + row * kPanel + kFar), _MM_HINT_T1);
+        _mm_prefetch(reinterpret_cast<const char*>(at + row * kPanel + kNear), _MM_HINT_T0);
+      }
       split_pair(_mm512_load_ps(at), _mm512_load_ps(at + kPanel), out + i * 64, kPartBytes);
     }
     return;
