@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from llmasos.contracts.tokenizer import Tokenizer
 
 REPLACEMENT = "\ufffd"
+#: Tokens that are decoded again with each new one, at most twice as many; the last of them never settle.
+WINDOW, OPEN = 64, 16
 
 
 class TextStream:
@@ -20,7 +22,10 @@ class TextStream:
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
+        #: The last tokens, and the text of those before them.
         self._tokens: list[int] = []
+        self._settled = ""
+        self._window = WINDOW
         self._sent = 0
         self.text = ""
         #: Whether a stop string was found; no tokens are taken after that.
@@ -29,9 +34,11 @@ class TextStream:
     def push(self, token: int) -> str:
         """The new text that is certain after one more token; often empty."""
         self._tokens.append(token)
-        # All tokens are decoded again: how a token reads can depend on its neighbours, and even a thousand take less
-        # than a millisecond.
-        text = self._tokenizer.decode(self._tokens, skip_special_tokens=True)
+        # How a token reads can depend on its neighbours, so that the last ones are decoded again.
+        tail = self._decoded(self._tokens)
+        text = self._settled + tail
+        if len(self._tokens) >= self._window:
+            self._settle(tail)
         certain = text.rstrip(REPLACEMENT)
         until = up_to_stop(certain, self._stop, self._sent)
         if len(until) < len(certain):
@@ -44,6 +51,20 @@ class TextStream:
     def finish(self) -> str:
         """What was held back, when no more tokens come."""
         return self._send(len(self.text))
+
+    def _decoded(self, tokens: Sequence[int]) -> str:
+        return self._tokenizer.decode(tokens, skip_special_tokens=True)
+
+    def _settle(self, tail: str) -> None:
+        """Part with the first tokens of the window where it reads the same in two parts; later, when it does not anywhere."""
+        for place in range(len(self._tokens) - OPEN, len(self._tokens) - 2 * OPEN, -1):
+            before = self._decoded(self._tokens[:place])
+            if before + self._decoded(self._tokens[place:]) == tail:
+                self._settled += before
+                del self._tokens[:place]
+                self._window = WINDOW
+                return
+        self._window *= 2
 
     def _send(self, end: int) -> str:
         piece = self.text[self._sent : end]

@@ -291,8 +291,8 @@ class Watched(ScriptedCache):
         raise AssertionError("copied what can be shared")
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
-@pytest.mark.parametrize("prompts", [FEW_SHOT, FEW_SHOT + OTHERS, OTHERS + FEW_SHOT + OTHERS], ids=len)
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+@pytest.mark.parametrize("prompts", [FEW_SHOT, OTHERS + FEW_SHOT + OTHERS], ids=len)
 def test_a_long_shared_beginning_is_kept_once(prompts, batch_size):
     caches: list[Watched] = []
 

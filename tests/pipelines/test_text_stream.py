@@ -78,3 +78,28 @@ def test_pieces_add_up_to_the_text_cut_at_the_first_stop(seed):
     first = min(ends)[0] if ends else len(text)
     cut = min((start for end, start in ends if end == first), default=len(text))
     assert "".join(pieces) == found.text == text[:cut]
+
+
+class Stripping(ByteTokenizer):
+    """Leaves out a space in front, as SentencePiece does, and counts its work."""
+
+    decoded = 0
+
+    def decode(self, ids, *, skip_special_tokens=False):
+        self.decoded += len(ids)
+        text = super().decode(ids, skip_special_tokens=skip_special_tokens)
+        return text.removeprefix(" ")
+
+
+@pytest.mark.parametrize("letters", ["ab  .\né🙂", "a  ", " ", "🙂", "a"])
+def test_long_texts_read_as_a_whole_and_take_little_work(letters):
+    chance = random.Random(letters)
+    text = "".join(chance.choice(letters) for _ in range(1500))
+    tokenizer = Stripping()
+    found = TextStream(tokenizer, ("never",))
+    pieces = [found.push(byte) for byte in text.encode()]
+    pieces.append(found.finish())
+    work = tokenizer.decoded
+    assert "".join(pieces) == found.text == tokenizer.decode(list(text.encode()))
+    if letters != " ":  # which nowhere reads the same in two parts
+        assert work < 120 * len(text.encode())
