@@ -125,9 +125,12 @@ def not_served(
 ) -> DeviceUnavailable:
     """The error that names what is there instead."""
     here = sorted({name for backend in present for name, _ in backend.devices})
+    advice = "on a CPU use --dtype exact or fast"
+    if device.partition(":")[0] not in ("auto", *here):
+        advice = "`llmasos doctor` says why one is missing"
     return DeviceUnavailable(
         f"{what} device {device!r} with {dtype}",
-        hint=f"devices here: {', '.join(here) or 'none'}; on a CPU use --dtype exact or fast",
+        hint=f"devices here: {', '.join(here) or 'none'}; {advice}",
     )
 
 

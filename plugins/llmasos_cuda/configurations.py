@@ -1,7 +1,7 @@
 """Sizes of blocks and numbers of warps, per architecture, as data: ``configurations.toml``, and what was tuned on this machine.
 
 A table is looked up by architecture, kernel and variant. The variant ``few.half.128`` falls back to ``few.half`` and ``few``; an
-architecture falls back to the next lower one that the file has, and all to ``base``.
+architecture falls back to the lower ones that the file has, nearest first, and all to ``base``.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ def settings(architecture: str, kernel: str, variant: str) -> Mapping[str, int]:
 
 
 def _fallbacks(architecture: str) -> Iterator[str]:
-    """The architecture itself, the lower ones that have tables, best first, and ``base``."""
+    """The architecture itself, the lower ones that have tables, nearest first, and ``base``."""
     yield architecture
     if architecture != INTERPRETER:
         lower = [
             name for name in shipped() if name.startswith("sm_") and _number(name) < _number(architecture)
         ]
-        yield from sorted(lower, key=_number, reverse=True)[:1]
+        yield from sorted(lower, key=_number, reverse=True)
     yield "base"
 
 

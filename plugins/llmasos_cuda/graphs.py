@@ -74,7 +74,8 @@ class Graphs:
             self._seen[key] = self._seen.get(key, 0) + 1
             if self._seen[key] <= self._patience:
                 return body(inputs)
-            fixed = tuple(one.clone() for one in inputs)
+            with torch.inference_mode(False):  # else nobody could copy into them outside of it
+                fixed = tuple(one.clone() for one in inputs)
             step = _Step(fixed, *self._recorder.record(lambda: body(fixed)))
             self._steps[key] = step
             if len(self._steps) > _KEPT:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,8 +67,19 @@ def launch(
         named = dict(zip(kernel.arg_names, arguments, strict=False))
         record.launches.append(Launch(kernel, tuple(grid), named, constants, warps, stages))
         return
-    # Fusing products with sums is said outright: Triton's default for it is about to change.
-    kernel[tuple(grid)](*arguments, **constants, num_warps=warps, num_stages=stages, enable_fp_fusion=True)
+    with on_device_of(arguments):
+        # Fusing products with sums is said outright: Triton's default for it is about to change.
+        kernel[tuple(grid)](
+            *arguments, **constants, num_warps=warps, num_stages=stages, enable_fp_fusion=True
+        )
+
+
+def on_device_of(values: Sequence[Any]) -> AbstractContextManager[Any]:
+    """Within it the device of the first tensor is the current one, which is where Triton and graphs run things."""
+    device = next((one.device for one in values if isinstance(one, Tensor)), None)
+    if device is None or device.type != "cuda" or device.index == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(device)
 
 
 def architecture(tensor: Tensor) -> str:

@@ -19,7 +19,7 @@ from llmasos.api import LinearPlan, NormPlan, StackInput, StackPlan
 from llmasos_cuda import ops
 from llmasos_cuda.devices import answering
 from llmasos_cuda.graphs import Graphs
-from llmasos_cuda.launching import power_of_two
+from llmasos_cuda.launching import on_device_of, power_of_two
 from llmasos_cuda.operators import operators
 from llmasos_cuda.plan import AttentionPlan
 from llmasos_cuda.quantisation import QuantisedMatrix, quantise
@@ -82,7 +82,7 @@ class CudaStack:
 
     def __call__(self, given: StackInput) -> Tensor:
         """The final hidden states [N, D], or [R, D] where rows are wanted. Raises DeviceUnavailable for a device that is gone."""
-        with answering(given.tokens.device):
+        with answering(given.tokens.device), on_device_of([given.tokens]), torch.no_grad():
             if self._graphs is not None and _is_step(given):
                 return self._step(given, self._graphs)
             return self._run(given)

@@ -2,7 +2,8 @@
 
     TRITON_INTERPRET=1 python contract_grid.py [--thorough]
 
-prints, by what was checked, [difference, problem] as JSON; both as ``llmasos backend check`` finds them on a device.
+prints, by what was checked, [difference, problem] as JSON; both as ``llmasos backend check`` finds them on a device. A quick run
+adds the quick grid of kernels, so that torch and triton are imported once for both.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import kernel_grid
 import torch
 from torch import Tensor
 
@@ -100,6 +102,9 @@ def operator_results(thorough: bool) -> dict[str, Any]:
     from torch.library import opcheck
 
     named = operators()
+    utilities: tuple[str, ...] = ("test_schema", "test_autograd_registration", "test_faketensor")
+    if thorough:
+        utilities += ("test_aot_dispatch_dynamic",)
     torch.manual_seed(4)
     x, weight, targets = torch.randn(5, 8), torch.randn(9, 8), torch.tensor([1, 0, -100, 8, 3])
     rows, ones = torch.arange(5), torch.ones(5)
@@ -144,7 +149,7 @@ def operator_results(thorough: bool) -> dict[str, Any]:
         cases.items() if thorough else [("linear_cross_entropy", cases["linear_cross_entropy"])]
     ):
         try:
-            opcheck(getattr(named, name).default, arguments)
+            opcheck(getattr(named, name).default, arguments, test_utils=utilities)
             found[f"operator {name}"] = (0.0, None)
         except Exception as error:
             found[f"operator {name}"] = (float("inf"), f"{type(error).__name__}: {error}")
@@ -186,6 +191,7 @@ def main() -> None:
             found[f"stack {dtype}"] = (stack_results(dtype, recorded=dtype != "bfloat16"), None)
     else:
         found["stack"] = (quick_stack(), None)
+        found["grid"] = kernel_grid.run(list(kernel_grid.PARTS), thorough=False, device="cpu")
     found["replays"] = (Repeater.replays, None)
     found["loss and slopes"] = (loss_result(), None)
     found |= operator_results(thorough)

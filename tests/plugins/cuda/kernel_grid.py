@@ -1,8 +1,8 @@
 """Every CUDA kernel in Triton's interpreter against plain torch in float64: a program of its own, for Triton decides at import.
 
-    TRITON_INTERPRET=1 python kernel_grid.py [--thorough] [KERNEL...]
+    python kernel_grid.py [--thorough] [--device cuda] [PART...]
 
-prints, for each kernel, how many cases there were and the largest error among them as JSON. Inputs and outputs lie between
+prints, for each kernel, how many cases there were and the largest error among them as JSON; on a device nothing is interpreted. Inputs and outputs lie between
 canaries: what is read beyond an input is NaN, and what is written beyond an output is found afterwards.
 """
 
@@ -14,14 +14,14 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice, product
 from typing import Any
 
 if __name__ == "__main__":
-    os.environ["TRITON_INTERPRET"] = "1"
+    os.environ["TRITON_INTERPRET"] = "0" if "--device" in sys.argv else "1"
 
 import torch
 from torch import Tensor
@@ -49,8 +49,9 @@ class Score:
 class Grid:
     """Makes inputs, compares results, keeps the score."""
 
-    def __init__(self, thorough: bool) -> None:
+    def __init__(self, thorough: bool, device: str) -> None:
         self.thorough = thorough
+        self.device = device
         self.dtypes = DTYPES if thorough else DTYPES[:2]
         self.scores: dict[str, Score] = {}
         self.generator = torch.Generator().manual_seed(20261122)
@@ -59,21 +60,27 @@ class Grid:
         """Values to try, more of them in a thorough run."""
         return (*short, *more) if self.thorough else short
 
-    def combinations(self, every: int, *values: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
-        """All combinations, or in a quick run every so many of them: with a step that has no factor in common with the numbers of
+    def combinations(
+        self, every: int, *values: Iterable[Any], thorough: int = 1
+    ) -> Iterator[tuple[Any, ...]]:
+        """Every so many of all combinations, or of a ``thorough`` run: with a step that has no factor in common with the numbers of
         values, each value occurs."""
-        yield from islice(product(*values), None, None, 1 if self.thorough else every)
+        yield from islice(product(*values), None, None, thorough if self.thorough else every)
+
+    def there(self, values: Any, dtype: torch.dtype | None = None) -> Tensor:
+        """A tensor on the device."""
+        return torch.as_tensor(values, dtype=dtype).to(self.device)
 
     def random(self, *shape: int, dtype: torch.dtype = torch.float32, gaps: bool = False) -> Tensor:
         """Unit-scale numbers between canaries; ``gaps``: rows do not lie end to end."""
         width = shape[-1] + 3 if gaps and len(shape) > 1 else shape[-1]
-        x = fenced((*shape[:-1], width), dtype)
+        x = fenced((*shape[:-1], width), dtype, self.device)
         x = x[..., : shape[-1]]
         x.copy_(torch.randn(shape, generator=self.generator))
         return x
 
     def integers(self, high: int, *shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
-        x = fenced(shape, dtype)
+        x = fenced(shape, dtype, self.device)
         x.copy_(torch.randint(0, max(high, 1), shape, generator=self.generator))
         return x
 
@@ -125,33 +132,32 @@ class Grid:
 
 # ---- canaries ---------------------------------------------------------------------------------------------------------
 
-_fences: list[tuple[str, Tensor, Tensor]] | None = None
+#: All fenced memory since the last case, inputs included: name, memory, what it was when it was made.
+_fences: list[tuple[str, Tensor, Tensor]] = []
 _empty, _empty_like = torch.empty, torch.empty_like
 
 
-def fenced(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def fenced(shape: tuple[int, ...], dtype: torch.dtype, device: Any) -> Tensor:
     """Memory between canaries, full of them: NaN, or a number that no index has."""
     count = math.prod(shape)
     canary = math.nan if dtype.is_floating_point else 0x5A if dtype.itemsize == 1 else 0x5A5A5A5A
-    whole = torch.full((count + 2 * MARGIN,), canary, dtype=dtype)
-    if _fences is not None:
-        _fences.append((f"a tensor {list(shape)}", whole, whole.clone()))
+    whole = torch.full((count + 2 * MARGIN,), canary, dtype=dtype, device=device)
+    _fences.append((f"a tensor {list(shape)}", whole, whole.clone()))
     return whole[MARGIN : MARGIN + count].view(shape)
 
 
 @contextmanager
 def watched() -> Iterator[list[str]]:
-    """Within it the memory that kernels write is fenced; afterwards the list names what was written beyond its end."""
-    global _fences
+    """Within it the memory that kernels write is fenced; afterwards the list names what was written beyond its end, be it an output
+    or an input."""
     broken: list[str] = []
-    _fences = []
 
     def empty(*size: Any, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
         shape = tuple(size[0]) if len(size) == 1 and isinstance(size[0], tuple | list | torch.Size) else size
-        return fenced(tuple(int(n) for n in shape), dtype or torch.float32)
+        return fenced(tuple(int(n) for n in shape), dtype or torch.float32, device or "cpu")
 
     torch.empty = empty  # type: ignore[assignment]
-    torch.empty_like = lambda x, **rest: empty(tuple(x.shape), dtype=x.dtype)  # type: ignore[assignment]
+    torch.empty_like = lambda x, **rest: empty(tuple(x.shape), dtype=x.dtype, device=x.device)  # type: ignore[assignment]
     try:
         yield broken
     finally:
@@ -160,7 +166,7 @@ def watched() -> Iterator[list[str]]:
             for edge in (slice(0, MARGIN), slice(len(whole) - MARGIN, None)):
                 if not torch.equal(whole[edge].view(torch.uint8), before[edge].view(torch.uint8)):
                     broken.append(name)
-        _fences = None
+        _fences.clear()
 
 
 # ---- norms, gates, rotary ---------------------------------------------------------------------------------------------
@@ -250,7 +256,7 @@ def rotary_cases(grid: Grid) -> None:
         angle = grid.random(n, max(half, 1))
         cos, sin = (angle.cos(), angle.sin()) if half else (None, None)
         k_slab, v_slab = (grid.random(n + 4, keys, width, dtype=dtype) for _ in range(2))
-        rows = torch.randperm(n + 4, generator=grid.generator)[:n]
+        rows = grid.there(torch.randperm(n + 4, generator=grid.generator)[:n])
         rows[-1] = -1  # only fills the step up
         parts = qkv.view(n, -1, width).split([heads, keys, keys], dim=1)
         q, k, v = (one.double() for one in parts)
@@ -302,7 +308,7 @@ def visible_keys(layout: AttentionLayout) -> list[list[int]]:
 def attended(q: Tensor, k: Tensor, v: Tensor, layout: AttentionLayout, scale: float) -> Tensor:
     """Attention in float64, a query at a time."""
     group = q.shape[1] // k.shape[1]
-    out = torch.zeros(q.shape, dtype=torch.float64)
+    out = torch.zeros(q.shape, dtype=torch.float64, device=q.device)
     for i, rows in enumerate(visible_keys(layout)):
         keys = k.double()[rows].repeat_interleave(group, dim=1)
         values = v.double()[rows].repeat_interleave(group, dim=1)
@@ -372,8 +378,8 @@ def attention_cases(grid: Grid) -> None:
     from llmasos_cuda.kernels.attention import attend
     from llmasos_cuda.ops import plan_of
 
-    forms = grid.some(((4, 2, 16), (3, 3, 24)), ((5, 1, 64), (8, 8, 4), (40, 1, 16), (2, 1, 130)))
-    every = grid.combinations(5, layouts(grid.thorough), forms, grid.dtypes)
+    forms = grid.some(((4, 2, 16), (3, 3, 24)), ((8, 8, 4), (40, 1, 16), (2, 1, 130)))
+    every = grid.combinations(5, layouts(grid.thorough), forms, grid.dtypes, thorough=2)
     for (name, layout, rows, room), (heads, key_heads, width), dtype in every:
         queries = layout.q_starts[-1]
         gaps = width % 3 == 0
@@ -403,7 +409,7 @@ def head_cases(grid: Grid) -> None:
         bias = grid.random(vocabulary, dtype=dtype) if biased else None
         weight = grid.random(vocabulary, width, dtype=dtype, gaps=biased)
         weight.mul_(width**-0.5)
-        row = torch.arange(rows).repeat_interleave(2)
+        row = grid.there(torch.arange(rows).repeat_interleave(2))
         targets = grid.integers(vocabulary, len(row))
         for bits in grid.some((0, 8, 4) if dtype == torch.float32 else (0,), (8, 4)):
             packed = quantise(weight.contiguous(), bits) if bits else None
@@ -521,7 +527,7 @@ def sample_cases(grid: Grid) -> None:
     ]
     for vocabulary, dtype in grid.combinations(3, grid.some((70, 1), (64, 1000)), grid.dtypes):
         logits = grid.random(len(settings), vocabulary, dtype=dtype) * 3
-        uniform = torch.rand(len(settings), generator=grid.generator)
+        uniform = grid.there(torch.rand(len(settings), generator=grid.generator))
         tokens, logprobs = [], []
         for scores, params, u in zip(logits.float(), settings, uniform, strict=True):
             warm = scores.double() / (params.temperature or 1.0)
@@ -538,14 +544,14 @@ def sample_cases(grid: Grid) -> None:
         def run(logits: Tensor = logits, uniform: Tensor = uniform) -> Any:
             return sample(
                 logits,
-                torch.tensor([p.temperature for p in settings]),
-                torch.tensor([p.top_k for p in settings], dtype=torch.int32),
-                torch.tensor([p.top_p for p in settings]),
-                torch.tensor([p.min_p for p in settings]),
+                grid.there([p.temperature for p in settings]),
+                grid.there([p.top_k for p in settings], torch.int32),
+                grid.there([p.top_p for p in settings]),
+                grid.there([p.min_p for p in settings]),
                 uniform,
             )
 
-        expected = [torch.tensor(tokens), torch.tensor(logprobs, dtype=torch.float64)]
+        expected = [grid.there(tokens), grid.there(logprobs, torch.float64)]
         grid.compare(("sample_kernel",), dtype, f"V={vocabulary}", run, expected)
 
 
@@ -561,20 +567,24 @@ PARTS: dict[str, Callable[[Grid], None]] = {
 }
 
 
+def run(parts: Sequence[str], *, thorough: bool, device: str) -> dict[str, Any]:
+    """The scores of some parts, by kernel."""
+    grid = Grid(thorough, device)
+    for name in parts:
+        begin = time.process_time()
+        PARTS[name](grid)
+        print(f"{name}: {time.process_time() - begin:.1f} s of one core", file=sys.stderr, flush=True)
+    return {name: vars(score) for name, score in grid.scores.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--thorough", action="store_true")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("parts", nargs="*", help=", ".join(PARTS))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    grid = Grid(options.thorough)
-    seconds = {}
-    for name in options.parts or PARTS:
-        begin = time.perf_counter()
-        PARTS[name](grid)
-        seconds[name] = round(time.perf_counter() - begin, 2)
-        print(f"{name}: {seconds[name]} s", file=sys.stderr, flush=True)
-    json.dump({name: vars(score) for name, score in grid.scores.items()}, sys.stdout)
+    json.dump(run(options.parts or list(PARTS), thorough=options.thorough, device=options.device), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ def test_checking_without_a_device_is_one_clear_error(capsys, name: tuple[str, .
     said = capsys.readouterr().err
     assert "device 'cuda' with float32" in said
     assert "hint: devices here:" in said
+    assert "`llmasos doctor` says why one is missing" in said
     assert "Traceback" not in said
 
 
