@@ -5,9 +5,11 @@ The kernel's catalogue chooses by name and by what manifests say they match; not
 
 from __future__ import annotations
 
+import gc
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +20,11 @@ from llmasos.contracts.hub import Provided
 from llmasos.contracts.model import (
     Architecture,
     ArchitectureSummary,
+    CausalLM,
     Checkpoint,
     DTypeName,
     Model,
+    PackedBatch,
     ResolvedModel,
     WeightFormat,
     WeightLoader,
@@ -136,6 +140,12 @@ def open_model(hub: KernelHub, ref: str, *, allow_pickle: bool = False) -> OpenM
 
 def open_tokenizer(hub: KernelHub, path: Path, checkpoint: Checkpoint | None) -> tuple[Tokenizer, str]:
     """The tokenizer of a model and the full name of its format. Raises TokenizerError when there is none."""
+    form, name = _tokenizer_format(hub, path)
+    return chosen(hub, "tokenizer", name, lambda: form.open(path, checkpoint)), name
+
+
+def _tokenizer_format(hub: KernelHub, path: Path) -> tuple[TokenizerFormat, str]:
+    """What opens the tokenizer of a model, and its full name. Raises TokenizerError when nothing does."""
     candidates: list[tuple[int, str, TokenizerFormat]] = []
     for name, definition in offers(hub, "tokenizer", TokenizerDef):
         if (found := accepting(hub, "tokenizer", name, path)) is not None:
@@ -145,8 +155,7 @@ def open_tokenizer(hub: KernelHub, path: Path, checkpoint: Checkpoint | None) ->
             f"{path} has no tokenizer that an installed plugin can read",
             hint="a model directory needs tokenizer.json or vocab.txt; a GGUF file carries its own",
         )
-    form, name = best(candidates, f"the tokenizer of {path}")
-    return chosen(hub, "tokenizer", name, lambda: form.open(path, checkpoint)), name
+    return best(candidates, f"the tokenizer of {path}")
 
 
 def load_tokenizer(hub: KernelHub, ref: str) -> Tokenizer:
@@ -256,10 +265,20 @@ def load_model(
     UsageError when the model is not a causal language model.
     """
     _known_dtype(dtype)
-    with opened_model(hub, ref, allow_pickle=allow_pickle) as opened:
+    with _uncollected(), opened_model(hub, ref, allow_pickle=allow_pickle) as opened:
         precision = _precision(hub, opened, device, dtype)
-        _, tokenizer, runtime, facts = _prepare(hub, opened, ref, device, precision)
-        model = _build(hub, opened, runtime)
+        summary = _summary(opened, ref)
+        form, name = _tokenizer_format(hub, opened.resolved.path)
+        # Weights are laid out by native code, tokenizers are read by Python: they do not wait for each other.
+        with ThreadPoolExecutor(1, "tokenizer") as reader:
+            reading = reader.submit(
+                chosen, hub, "tokenizer", name, lambda: form.open(opened.resolved.path, opened.checkpoint)
+            )
+            runtime = _bind(hub, device, precision)
+            model = _build(hub, opened, runtime)
+            tokenizer = reading.result()
+        _refuse_nan(model, opened.checkpoint, ref)
+        facts = _facts(hub, opened, ref, summary, tokenizer, name, runtime)
     return LoadedModel(opened.resolved, cast(Any, model), tokenizer, facts)
 
 
@@ -273,12 +292,16 @@ def prepare_model(
     _known_dtype(dtype)
     with opened_model(hub, ref, allow_pickle=allow_pickle) as opened:
         precision = _precision(hub, opened, device, dtype)
-        summary, tokenizer, runtime, facts = _prepare(hub, opened, ref, device, precision)
+        summary = _summary(opened, ref)
+        tokenizer, name = open_tokenizer(hub, opened.resolved.path, opened.checkpoint)
+        runtime = _bind(hub, device, precision)
+        facts = _facts(hub, opened, ref, summary, tokenizer, name, runtime)
 
     def load() -> LoadedModel:
         checkpoint, _ = open_checkpoint(hub, opened.resolved, allow_pickle=allow_pickle)
         try:
             model = _build(hub, replace(opened, checkpoint=checkpoint), runtime)
+            _refuse_nan(model, checkpoint, ref)
         finally:
             checkpoint.close()
         return LoadedModel(opened.resolved, cast(Any, model), tokenizer, facts)
@@ -286,19 +309,28 @@ def prepare_model(
     return PreparedModel(opened.resolved, tokenizer, facts, summary.max_length, summary.vocab_size, load)
 
 
-def _prepare(
-    hub: KernelHub, opened: OpenModel, ref: str, device: str, dtype: DTypeName
-) -> tuple[ArchitectureSummary, Tokenizer, _Runtime, dict[str, Any]]:
-    """Everything around a causal language model, and the facts of it that a record needs."""
+def _summary(opened: OpenModel, ref: str) -> ArchitectureSummary:
+    """What the model is. Raises UsageError when that is no causal language model."""
     summary = opened.architecture.summarize(opened.checkpoint)
     if summary.kind != "decoder":
         raise UsageError(
             f"{ref} is an {summary.kind} ({summary.family}); this needs a causal language model",
             hint="`llmasos model info` shows what a model is",
         )
-    tokenizer, tokenizer_name = open_tokenizer(hub, opened.resolved.path, opened.checkpoint)
-    runtime = _bind(hub, device, dtype)
-    facts: dict[str, Any] = {
+    return summary
+
+
+def _facts(
+    hub: KernelHub,
+    opened: OpenModel,
+    ref: str,
+    summary: ArchitectureSummary,
+    tokenizer: Tokenizer,
+    tokenizer_name: str,
+    runtime: _Runtime,
+) -> dict[str, Any]:
+    """What a record needs of a model."""
+    return {
         "ref": ref,
         "source": opened.resolved.source,
         "revision": opened.resolved.revision,
@@ -316,7 +348,46 @@ def _prepare(
         "files": file_digests(opened.checkpoint.files(), cache_dir=hub.cache_dir, known=_known(opened)),
         **runtime.facts(),
     }
-    return summary, tokenizer, runtime, facts
+
+
+def _refuse_nan(model: Model, checkpoint: Checkpoint, ref: str) -> None:
+    """Raise WeightsError for a model that computes no numbers: one token is enough to see it, for its path meets every weight.
+
+    Otherwise generation would go on with any token, and an evaluation end in a score of nothing.
+    """
+    import torch
+
+    if not isinstance(model, CausalLM):
+        return
+    start = torch.zeros(1, dtype=torch.int64, device=model.device)
+    with torch.inference_mode():
+        hidden = model.hidden(PackedBatch(tokens=start, positions=start, starts=(0, 1)))
+        if not bool(model.logits(hidden).isnan().any()):
+            return
+    for name in checkpoint.tensors:
+        found = checkpoint.tensor(name)
+        if found.is_floating_point() and not bool(found.isfinite().all()):
+            raise WeightsError(
+                f"{ref}: the tensor {name} holds NaN or infinity, so that the model computes no numbers",
+                hint="the file is damaged or its training failed: download it again and compare its sha256",
+            )
+    raise WeightsError(
+        f"{ref} computes NaN although its weights are numbers: they are beyond what {model.dtype} holds",
+        hint="use --dtype exact",
+    )
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No collection of cycles for a while: a vocabulary makes hundreds of thousands of objects, none of them garbage, and every
+    look at them all takes a tenth of a second."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llmasos.api import BlockWeight, PackedWeight, StackPlan, StackRunner
 from llmasos_cpu import onednn, packing
-from llmasos_cpu.allocator import give_back, keep_memory
+from llmasos_cpu.allocator import keep_memory
 from llmasos_cpu.library import Absence, library
 from llmasos_cpu.stack import compile_stack, takes
 
@@ -67,10 +67,7 @@ class CpuBackend:
         """The layers as one native program; None where there is no library or the program lacks something."""
         if isinstance(self._native, Absence) or not takes(plan):
             return None
-        give_back()  # what tokenizers and tables left behind, before the large part comes
-        made = compile_stack(self._native, plan, self._kind)
-        give_back()
-        return made
+        return compile_stack(self._native, plan, self._kind)
 
     def facts(self) -> Mapping[str, str]:
         """For ``llmasos backend info``."""

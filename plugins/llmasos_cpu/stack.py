@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from llmasos.api import BlockPlan, LinearPlan, NormPlan, StackInput, StackPlan, single_threaded
+from llmasos_cpu.allocator import give_back
 from llmasos_cpu.library import Library
 from llmasos_cpu.matrices import NativeMatrix
 from llmasos_cpu.packing import PANEL, Rows, alternating, extent, stacked
@@ -119,6 +120,7 @@ def compile_stack(library: Library, plan: StackPlan, kind: str) -> NativeStack:
         if plan.gated:
             inner = -(-inner // PANEL) * PANEL  # gates and what they multiply alternate in whole panels
         _block(made, plan, block, layer)
+        give_back()  # also what others are done with meanwhile: tokenizers are opened in their own thread
     last = _X + _WANTED
     if plan.final_norm is not None:
         made.norm(plan.final_norm, last, _OUT)
