@@ -27,7 +27,7 @@ DIGEST_LENGTH = 8
 #: Significant digits of numbers in columns; the sample itself has them all.
 DIGITS = 6
 #: Changes with the columns.
-FORMAT = 1
+FORMAT = 2
 #: A file of columns that unpacks to more is not read.
 MOST_BYTES = 2**28
 #: Bins of the reliability diagram.
@@ -38,12 +38,18 @@ def task_columns(run: Run, task: str, advance: Callable[[int], None] | None = No
     """The columns of one task; reads each sample once. ``advance`` is told how many more were read.
 
     ``index``: document numbers. ``digest``: the beginnings of the document digests, joined. ``items``: ``metric,filter`` ->
-    numbers (None where a document contributes no single number). ``verdict``: by the first metric that only takes 0 and 1.
+    numbers (None where a document contributes no single number). ``verdict``: by the first metric that only takes 0 and 1 and
+    of which more is better: a rude word, or a preference for a stereotype, is not a right answer.
     ``confidence``: probability of the most likely choice among the choices, None for other kinds of task. ``flags``: one
     hexadecimal digit a document: 1 truncated on the left, 2 continuation cut, 4 tie, 8 label out of range.
     Raises InputError for a damaged sample.
     """
+    scores = run.task(task)["scores"]
     names = [f"{metric},{pipeline}" for metric, pipeline in run.metrics(task)]
+    # An imported score may not say which way is better; it is then taken as one of which more is.
+    losses = {
+        f"{score['metric']},{score['filter']}" for score in scores if score["higher_is_better"] is False
+    }
     items: dict[str, list[float | None]] = {name: [] for name in names}
     index: list[int] = []
     digests: list[str] = []
@@ -64,7 +70,7 @@ def task_columns(run: Run, task: str, advance: Callable[[int], None] | None = No
         "index": index,
         "digest": "".join(digests),
         "items": items,
-        "verdict": _verdict(items.values(), len(index)),
+        "verdict": _verdict((items[name] for name in names if name not in losses), len(index)),
         "confidence": confidence if choices else None,
         "flags": "".join(flags),
     }

@@ -9,10 +9,13 @@ import shutil
 
 import pytest
 import yaml
+from record_samples import a_sample, write_run
+from test_record import a_record
 from verified_run import write_world
 
 from llmasos.cli.main import run as llmasos
 from llmasos_evals.records.reading import open_run
+from llmasos_evals.records.results import Tally
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +88,26 @@ def test_an_instance_says_what_was_asked_and_answered(world, tmp_path):
     assert choice["answer_attribution"][0]["extracted_value"] in ("red", "green", "blue")
     story = next(row for row in rows if row["evaluation_name"] == "story" and row["sample_id"] == "0")
     assert story["output"]["raw"] == [open_run(world / "run").sample("story", 0)["responses"][0]["text"]]
+
+
+def test_a_rude_word_is_no_correct_answer(tmp_path):
+    samples = [a_sample(number, value) for number, value in enumerate((0.0, 3.0))]
+    for sample in samples:
+        sample["items"][0][0] = "toxic_words"
+    record, tally = a_record(), Tally(samples)
+    section = record["tasks"][0]
+    section.update(
+        prompt_digest=tally.prompt_digest, samples_digest=tally.samples_digest, counts=tally.counts()
+    )
+    section["scores"][0].update(
+        metric="toxic_words", value=1.5, higher_is_better=False, range=[0.0, None], signature=""
+    )
+    run = write_run(tmp_path / "run", samples, record)
+    command = ["eval", "export", str(run), "--to", "every-eval-ever", "--output", str(tmp_path / "out")]
+    assert llmasos([*command, "--quiet"]) == 0
+    (rows,) = (tmp_path / "out").rglob("*.jsonl")
+    found = [json.loads(line)["evaluation"] for line in rows.open()]
+    assert found == [{"score": 0.0, "is_correct": True}, {"score": 3.0, "is_correct": False}]
 
 
 def test_exporting_again_writes_the_same_files(world, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from record_samples import a_sample, write_run
+from test_record import a_record
 from view_runs import choice_run
 
 from llmasos_evals.records.reading import open_run
@@ -46,6 +47,23 @@ def test_confidence_and_reliability(tmp_path: Path) -> None:
 def test_a_value_that_is_no_share_has_no_verdict(tmp_path: Path) -> None:
     columns = task_columns(open_run(write_run(tmp_path, [a_sample(0, 0.5), a_sample(1)])), "t")
     assert columns["verdict"] == "--"
+
+
+def test_a_rude_word_is_no_right_answer(tmp_path: Path) -> None:
+    record = a_record()
+    score = record["tasks"][0]["scores"][0]
+    score.update(metric="toxic_share", higher_is_better=False)
+    samples = [a_sample(0), a_sample(1, 0.0)]
+    for sample in samples:
+        sample["items"][0][0] = "toxic_share"
+    columns = task_columns(open_run(write_run(tmp_path / "loss", samples, record)), "t")
+    assert columns["items"] == {"toxic_share,none": [1, 0]}
+    assert columns["verdict"] == "--"
+    record["tasks"][0]["scores"].append({**score, "metric": "acc", "higher_is_better": True})
+    for sample in samples:
+        sample["items"].append(["acc", "none", 1.0 - sample["items"][0][2]])
+    columns = task_columns(open_run(write_run(tmp_path / "both", samples, record)), "t")
+    assert columns["verdict"] == "01"
 
 
 def test_columns_are_kept_and_made_again_for_another_file(tmp_path: Path) -> None:

@@ -234,15 +234,17 @@ def _generation(task: Mapping[str, Any]) -> dict[str, Any]:
 def _instances(source: Source, identity: str) -> Iterator[dict[str, Any]]:
     """A line for each document and score to which it contributes a number."""
     for name in source.run.tasks:
-        kept = {
-            (score["metric"], score["filter"])
+        # Where more is better, 1 is a right answer; where less is, 0: a document without a rude word, and not one with three.
+        better = {
+            (score["metric"], score["filter"]): score["higher_is_better"] is not False
             for score in source.run.task(name)["scores"]
             if _finite(score["value"]) is not None
         }
         for sample in source.run.samples(name):
             for (metric, pipeline), value in read_items(sample).items():
-                if (metric, pipeline) in kept and _finite(value) is not None:
-                    yield _instance(source, identity, name, sample, metric, pipeline, float(value))
+                if (metric, pipeline) in better and _finite(value) is not None:
+                    right = value >= 1.0 if better[metric, pipeline] else value <= 0.0
+                    yield _instance(source, identity, name, sample, metric, pipeline, float(value), right)
 
 
 def _instance(
@@ -253,6 +255,7 @@ def _instance(
     metric: str,
     pipeline: str,
     value: float,
+    right: bool,
 ) -> dict[str, Any]:
     questions = asked(sample)
     raw = questions[0]["prompt"] if questions else ""
@@ -285,7 +288,7 @@ def _instance(
                 "is_terminal": True,
             }
         ],
-        "evaluation": {"score": value, "is_correct": value >= 1.0},
+        "evaluation": {"score": value, "is_correct": right},
         "metadata": _strings(
             {
                 "metric": metric,
