@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llmasos.api import CausalLM, EvaluationError, PackedBatch, PathCache, TreeLM, TreeTile
+from llmasos.api import CausalLM, EvaluationError, PackedBatch, PathCache, TreeLM, TreeTile, single_threaded
 from llmasos_evals.scoring.plan import (
     CHUNK,
     INVARIANT_BUDGET,
@@ -103,7 +103,8 @@ class TreeEngine:
             path = self._empty_path(shard.tree.depth + min(self.budget, shard.tree.nodes))
             yield from self._tree(shard.tree, shard.first, path)
             return
-        with _one_thread(self._model.device):
+        # A matrix product that is split over threads may sum in another order.
+        with single_threaded() if self._model.device == "cpu" else nullcontext():
             yield from self._units(shard)
 
     def _units(self, shard: Shard) -> Iterator[Answer]:
@@ -284,15 +285,3 @@ def _masks(tile: Tile, device: str) -> tuple[torch.Tensor | None, ...]:
     flat = torch.from_numpy(np.concatenate([mask.ravel() for mask in masks])).to(device)
     pieces = iter(flat.split([mask.size for mask in masks]))
     return tuple(None if mask is None else next(pieces).view(mask.shape) for mask in tile.visible)
-
-
-@contextmanager
-def _one_thread(device: str) -> Iterator[None]:
-    """One thread on the CPU: a matrix product that is split over threads may sum in another order."""
-    before = torch.get_num_threads()
-    if device == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
