@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.util
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,19 +34,34 @@ Table = dict[str, Any]
 
 def interpreted() -> dict[str, Any]:
     """What the thorough grid finds: of each kernel the cases, the largest error, and that as a share of what is allowed."""
+    spec = importlib.util.spec_from_file_location("kernel_grid", GRID)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["kernel_grid"] = module
+    spec.loader.exec_module(module)
+    found: dict[str, Any] = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for scores in pool.map(interpreted_part, module.PARTS):
+            found |= scores
+    failed = [text for score in found.values() for text in score.pop("failures")]
+    if failed:
+        sys.exit("kernels are wrong, so there is no table of them:\n" + "\n".join(failed))
+    return found
+
+
+def interpreted_part(part: str) -> dict[str, Any]:
+    """The scores of one part of the grid, from a process of its own."""
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(GRID), "--thorough"],
+        [sys.executable, "-W", "ignore", str(GRID), "--thorough", part],
         stdout=subprocess.PIPE,
         text=True,
         env=environment,
         check=True,
     )
-    found: dict[str, Any] = json.loads(done.stdout)
-    failed = [text for score in found.values() for text in score.pop("failures")]
-    if failed:
-        sys.exit("kernels are wrong, so there is no table of them:\n" + "\n".join(failed))
-    return found
+    scores: dict[str, Any] = json.loads(done.stdout)
+    return scores
 
 
 def builds(architectures: Sequence[str]) -> list[dict[str, Any]]:

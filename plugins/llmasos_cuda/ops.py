@@ -126,7 +126,7 @@ def token_logprobs(
     totals, best = operators().head_sums(x, *held, bias)
     table, token = weight, targets
     if quantised:
-        table, token = weight.rows(targets), torch.arange(len(targets), device=x.device)
+        table, token = weight.numbers(targets), torch.arange(len(targets), device=x.device)
     return operators().target_logprobs(x, table, bias, row, token, targets, totals), best[row]
 
 

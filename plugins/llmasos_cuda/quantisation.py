@@ -38,7 +38,11 @@ class QuantisedMatrix:
         return self.data.nbytes + self.steps.nbytes + (0 if self.least is None else self.least.nbytes)
 
     def rows(self, indices: Tensor) -> Tensor:
-        """Rows ``indices`` [N] int64 as numbers: [N, I]."""
+        """Rows ``indices`` [N] int64 as numbers of the element type: [N, I]."""
+        return self.numbers(indices).to(self.element)
+
+    def numbers(self, indices: Tensor) -> Tensor:
+        """What rows ``indices`` [N] int64 stand for, as exact as float32 is: [N, I]."""
         data, steps = self.data[indices], self.steps[indices].float()[..., None]
         if self.least is None:
             found = data.view(*steps.shape[:2], INT8_GROUP).float() * steps
@@ -46,12 +50,12 @@ class QuantisedMatrix:
             pairs = data.view(*steps.shape[:2], INT4_GROUP // 2)
             whole = torch.cat((pairs & 15, pairs >> 4), dim=-1).float()
             found = whole * steps + self.least[indices].float()[..., None]
-        return found.flatten(1)[:, : self.inputs].to(self.element)
+        return found.flatten(1)[:, : self.inputs]
 
     def plain(self) -> Tensor:
         """The numbers it stands for: [O, I] float32."""
         everything = torch.arange(self.outputs, device=self.data.device)
-        return self.rows(everything).float()
+        return self.numbers(everything)
 
 
 def quantise(weight: Tensor, bits: int) -> QuantisedMatrix:

@@ -379,7 +379,7 @@ def attention_cases(grid: Grid) -> None:
     from llmasos_cuda.ops import plan_of
 
     forms = grid.some(((4, 2, 16), (3, 3, 24)), ((8, 8, 4), (40, 1, 16), (2, 1, 130)))
-    every = grid.combinations(5, layouts(grid.thorough), forms, grid.dtypes, thorough=2)
+    every = grid.combinations(9, layouts(grid.thorough), forms, grid.dtypes, thorough=2)
     for (name, layout, rows, room), (heads, key_heads, width), dtype in every:
         queries = layout.q_starts[-1]
         gaps = width % 3 == 0
@@ -525,7 +525,7 @@ def sample_cases(grid: Grid) -> None:
         SamplingParams(temperature=0.9, top_k=20, top_p=0.5, min_p=0.02),
         SamplingParams(temperature=0.0),
     ]
-    for vocabulary, dtype in grid.combinations(3, grid.some((70, 1), (64, 1000)), grid.dtypes):
+    for vocabulary, dtype in grid.combinations(3, grid.some((40, 1), (70, 1000)), grid.dtypes):
         logits = grid.random(len(settings), vocabulary, dtype=dtype) * 3
         uniform = grid.there(torch.rand(len(settings), generator=grid.generator))
         tokens, logprobs = [], []

@@ -110,6 +110,14 @@ def test_quantised_weights_are_small_and_close(bits: int, size: float, error: fl
     assert torch.equal(found.rows(torch.tensor([3, 3, 0])), found.plain()[[3, 3, 0]])
 
 
+def test_what_weights_stand_for_is_not_rounded_to_their_element_type() -> None:
+    weight = torch.randn(4, 64, generator=torch.Generator().manual_seed(3)).bfloat16()
+    found = quantise(weight, 8)
+    steps = found.data.view(4, -1, 128).float() * found.steps[..., None]
+    assert torch.equal(found.plain(), steps.flatten(1)[:, :64])
+    assert found.rows(torch.tensor([1])).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (3, 131), (5, 32)])
 def test_widths_that_are_no_whole_groups(outputs: int, inputs: int, bits: int) -> None:
