@@ -41,8 +41,3 @@ def paired_deviation(deviation: float, correlation: float) -> float:
 def documents_needed(effect: float, deviation: float, design: Design = USUAL) -> int:
     """Documents that show a difference of ``effect``; ``deviation`` is that of the documents' differences."""
     return max(2, math.ceil((design.reach * deviation / effect) ** 2))
-
-
-def documents_for_interval(half_width: float, deviation: float, quantile: float) -> int:
-    """Documents whose mean has an interval of ``half_width`` on either side; ``quantile`` in standard errors."""
-    return max(2, math.ceil((quantile * deviation / half_width) ** 2))

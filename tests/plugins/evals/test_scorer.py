@@ -1,17 +1,26 @@
-"""The reference scorer: encoding rules of lm-evaluation-harness, what does not fit, and independence of batches."""
+"""From requests to answers as a run scores them: encoding rules of lm-evaluation-harness, what does not fit, independence of
+batches. With the reference engine, whose model gets each row as it is; the tree engine is held to it in test_tree_engine.py."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from scripted_model import BOS, EOS, ByteTokenizer, ScriptedHub, ScriptedModel
 
-from llmasos.api import EvaluationError, InputError, Request
-from llmasos_evals.scoring import reference as scorer_module
+from llmasos.api import EvalRequest, EvaluationError, InputError, Request, Response
+from llmasos.pipelines.evaluate import Silence
+from llmasos_evals.scoring import reference as engine_module
 from llmasos_evals.scoring.generation import GenerationPlan, generation_plan
-from llmasos_evals.scoring.reference import ReferenceScorer
+from llmasos_evals.scoring.prompts import ROUNDS
+from llmasos_evals.scoring.session import ScoringSession
 from llmasos_evals.scoring.windows import rolling_windows
+from llmasos_evals.tasks.planning import PlannedDocument
 
 
 def ids(text: str) -> list[int]:
@@ -22,9 +31,32 @@ def likelihood(context: str, continuation: str, document: int = 0, number: int =
     return Request("loglikelihood", ("task", document, number), context, continuation)
 
 
+class Scorer:
+    """A run's session, asked for bare requests: those of one document are the requests whose keys say so."""
+
+    def __init__(self, hub: ScriptedHub, folder: Path, *, batch_size: int, seed: int) -> None:
+        self.hub, self.folder = hub, folder
+        self.asked = EvalRequest("m", ("task",), batch_size=batch_size, seed=seed, engine="reference")
+
+    def session(self) -> ScoringSession:
+        return ScoringSession(self.asked, self.hub.prepare_model("m"), self.hub)
+
+    def score(self, requests: Sequence[Request]) -> Iterator[Response]:
+        planned = tuple(
+            PlannedDocument(index, {}, None, tuple(group), "")
+            for index, group in groupby(requests, key=lambda request: request.key[1])
+        )
+        run: Any = SimpleNamespace(task=SimpleNamespace(name="task"), planned=planned)
+        origin = {"plugins": [], "environment": {"libraries": {}}}
+        for document in self.session().answer(
+            [run], {"task": {}}, folder=self.folder, context="", origin=origin, progress=Silence()
+        ):
+            yield from document.responses
+
+
 def make(tmp_path, *, max_length=64, adds_bos=False, bos=BOS, eos=EOS, batch_size=2, seed=1):
     hub = ScriptedHub(tmp_path, ScriptedModel(max_length), ByteTokenizer(adds_bos=adds_bos, bos=bos, eos=eos))
-    return ReferenceScorer(hub.load_model("m"), hub, batch_size=batch_size, seed=seed), hub
+    return Scorer(hub, tmp_path / "work", batch_size=batch_size, seed=seed), hub
 
 
 def one(scorer, request):
@@ -167,15 +199,17 @@ def test_documents_never_share_a_forward_pass(tmp_path):
 
 def test_the_plan_names_what_changes_last_bits(tmp_path):
     scorer, hub = make(tmp_path, batch_size=5)
-    assert scorer.plan()["generation_batch"] == 5
-    assert scorer.plan()["threads"] >= 1
-    hub.model.device = "cuda:0"
-    assert scorer.plan()["threads"] is None
+    plan = scorer.session().plan()
+    assert (plan["mode"], plan["generation"]["batch"]) == ("reference", 5)
+    assert plan["threads"] >= 1
+    prepared = hub.prepare_model("m")
+    prepared.facts["device"] = "cuda:0"
+    assert ScoringSession(scorer.asked, prepared, hub).plan()["threads"] is None
 
 
 def test_a_document_over_the_token_budget_is_split_longest_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(scorer_module, "TOKEN_BUDGET", 12)
-    monkeypatch.setattr(scorer_module, "ROW_BLOCK", 2)
+    monkeypatch.setattr(engine_module, "TOKEN_BUDGET", 12)
+    monkeypatch.setattr(engine_module, "ROW_BLOCK", 2)
     scorer, hub = make(tmp_path)
     requests = [likelihood("abcd", " x" * n, 0, n) for n in (1, 2, 3)]
     responses = {response.key[2]: response for response in scorer.score(requests)}
@@ -200,11 +234,11 @@ def generation(document: int, context: str, **options) -> Request:
     return Request("generate_until", ("task", document, 0), context, options={"max_gen_toks": 6, **options})
 
 
-def test_greedy_generations_run_together_in_the_order_given(tmp_path):
-    scorer, hub = make(tmp_path, batch_size=2)
-    responses = {r.key[1]: r for r in scorer.score([generation(n, f"prompt {n}") for n in range(3)])}
-    assert [len(prompts) for prompts in hub.generated] == [2, 1]
-    assert responses.keys() == {0, 1, 2}
+def test_greedy_generations_run_together(tmp_path):
+    scorer, hub = make(tmp_path, batch_size=1)
+    responses = {r.key[1]: r for r in scorer.score([generation(n, f"prompt {n}") for n in (2, 0, 1, 4, 3)])}
+    assert [len(prompts) for prompts in hub.generated] == [ROUNDS, 5 - ROUNDS]  # a shard at a time
+    assert responses.keys() == {0, 1, 2, 3, 4}
     for n, response in responses.items():
         assert response.token_ids == tuple(ids(f"prompt {n}"))
         assert response.tokens == 6
@@ -236,15 +270,18 @@ def test_more_tokens_than_the_model_holds_is_an_error(tmp_path):
 
 def test_sampled_generations_have_seeds_of_their_own(tmp_path):
     def seeds(documents, seed=1, batch_size=4):
-        scorer, hub = make(tmp_path, batch_size=batch_size, seed=seed)
-        list(scorer.score([generation(n, "p", do_sample=True, temperature=0.7) for n in documents]))
+        folder = tmp_path / f"{documents}{seed}"
+        scorer, hub = make(folder, batch_size=batch_size, seed=seed)
+        list(scorer.score([generation(n, f"p{n}", do_sample=True, temperature=0.7) for n in documents]))
         assert all(len(prompts) == 1 for prompts in hub.generated)
-        return [params.seed for params in hub.params]
+        return {prompt: params.seed for (prompt,), params in zip(hub.generated, hub.params, strict=True)}
 
     first = seeds([0, 1, 2])
-    assert len(set(first)) == 3
-    assert seeds([2, 1], batch_size=1) == [first[2], first[1]]
-    assert not set(seeds([0, 1, 2], seed=2)) & set(first)
+    assert len(set(first.values())) == 3
+    some = seeds([2, 1], batch_size=1)
+    assert len(some) == 2
+    assert some.items() < first.items()
+    assert not set(seeds([0, 1, 2], seed=2).values()) & set(first.values())
 
 
 def test_beams_are_searched_together_and_not_seeded(tmp_path):
