@@ -57,23 +57,25 @@ def same(ours, theirs):
     assert [score for _, score in ours] == pytest.approx([score for _, score in theirs], rel=1e-5)
 
 
+SETTINGS = [
+    (4, {}),
+    (3, {"early_stopping": True, "num_return_sequences": 3}),
+    (5, {"early_stopping": "never", "num_return_sequences": 2}),
+    (2, {"length_penalty": 0.0}),
+    (4, {"length_penalty": -1.0, "early_stopping": "never", "num_return_sequences": 4}),
+    (3, {"length_penalty": 2.5, "early_stopping": True}),
+    (3, {"length_penalty": 2.0, "early_stopping": "never"}),
+    (4, {"repetition_penalty": 1.3, "num_return_sequences": 2}),
+]
+
+
 @pytest.mark.parametrize(
-    ("beams", "settings"),
+    ("kind", "config", "beams", "settings"),
     [
-        (4, {}),
-        (3, {"early_stopping": True, "num_return_sequences": 3}),
-        (5, {"early_stopping": "never", "num_return_sequences": 2}),
-        (2, {"length_penalty": 0.0}),
-        (4, {"length_penalty": -1.0, "early_stopping": "never", "num_return_sequences": 4}),
-        (3, {"length_penalty": 2.5, "early_stopping": True}),
-        (3, {"length_penalty": 2.0, "early_stopping": "never"}),
-        (4, {"repetition_penalty": 1.3, "num_return_sequences": 2}),
+        *((LlamaForCausalLM, LLAMAS["grouped-query"], *setting) for setting in SETTINGS),
+        (GPT2LMHeadModel, GPT2S["plain"], *SETTINGS[1]),
     ],
-)
-@pytest.mark.parametrize(
-    ("kind", "config"),
-    [(LlamaForCausalLM, LLAMAS["grouped-query"]), (GPT2LMHeadModel, GPT2S["plain"])],
-    ids=["llama", "gpt2"],
+    ids=lambda value: getattr(value, "model_type", None),
 )
 def test_beams(both, kind, config, beams, settings):
     theirs, ours = both(kind, config)

@@ -124,7 +124,7 @@ def play(model, cache, seed, steps=40):
 def test_scores_are_those_of_each_sequence_alone(both, kind, case):
     _, model = both(kind, case)
     play(model, model.new_cache(SLOTS, CAPACITY), 1)
-    widest = [play(model, model.new_pages(SLOTS, CAPACITY, 100), seed) for seed in range(6)]
+    widest = [play(model, model.new_pages(SLOTS, CAPACITY, 100), seed) for seed in range(4)]
     assert max(widest) >= 3  # sequences did lie in pieces
 
 
@@ -140,7 +140,7 @@ def test_the_native_back_end_reads_blocks_in_place(both, hub):
     native.load_state_dict(model.state_dict())
     native.settle()
     assert native.runner is not None
-    assert max(play(native, native.new_pages(SLOTS, CAPACITY, 100), seed) for seed in range(6)) >= 3
+    assert max(play(native, native.new_pages(SLOTS, CAPACITY, 100), seed) for seed in range(4)) >= 3
 
 
 def cache_of(tokens=None, slots=3, capacity=64):
