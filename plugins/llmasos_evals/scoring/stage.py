@@ -139,6 +139,8 @@ class ScoringWorker:
                 plan.sampling(seed=group[0].seed or 0),
                 batch_size=1 if alone else shard.settings.batch,
                 share_prefixes=not shard.settings.alone,
+                # The same tokens in fewer passes: answers repeat much of their examples.
+                speculate=None if alone or plan.num_beams > 1 else "lookup",
             )
             for chunk in chunks:
                 if chunk.done is not None:

@@ -183,9 +183,12 @@ class ScriptedHub(llmasos.Hub):
         *,
         batch_size: int,
         share_prefixes: bool = True,
+        speculate: str | None = None,
     ) -> Iterator[GenerationChunk]:
         """Greedy, finishing in reverse order, so that an order that is merely hoped for does not hold."""
         assert share_prefixes or batch_size == 1
+        # An answer computed alone, or drawn, is computed token by token.
+        assert (speculate == "lookup") == (share_prefixes and params.temperature == 0)
         self.generated.append([tuple(prompt) for prompt in prompts])
         self.params.append(params)
         for index in reversed(range(len(prompts))):
