@@ -130,7 +130,8 @@ def load_once(python: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def environment(threads: int) -> dict[str, str]:
     """The same for everyone."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    fixed = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONDONTWRITEBYTECODE": "1"}
+    # Installed packages have their bytecode; those of a source tree are to have it after the first run, too.
+    fixed = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONDONTWRITEBYTECODE": ""}
     return {**os.environ, **dict.fromkeys(names, str(threads)), **fixed}
 
 

@@ -224,8 +224,8 @@ def _exact(found: Mapping[str, Any]) -> str:
 
 def load_table(result: Mapping[str, Any]) -> str:
     lines = [
-        f"{result['model']}, {result['title']} of a fresh process, fp32; peak memory beside {result['weights'] / 1e6:.0f} MB of weights",
-        f"  {'engine':<14} {'format':<12} {'median s':>9} {'min - max':>13} {'first time':>11} {'peak MB':>8} {'/ weights':>10}  token",
+        f"{result['model']}, {result['title']} of a fresh process, fp32; peak memory, that of imported libraries apart, beside {result['weights'] / 1e6:.0f} MB of weights",
+        f"  {'engine':<14} {'format':<12} {'median s':>9} {'min - max':>13} {'first time':>11} {'peak MB':>8} {'of it bare':>10} {'rest / weights':>14}  token",
     ]
     medians: dict[tuple[str, str], float] = {}
     for row in result["rows"]:
@@ -233,9 +233,10 @@ def load_table(result: Mapping[str, Any]) -> str:
         seconds = [answer["seconds"] for answer in rest]
         medians[row["engine"], row["format"]] = statistics.median(seconds)
         highest = max(answer["peak"] for answer in row["answers"])
+        bare = max(answer["bare"] for answer in row["answers"])
         lines.append(
             f"  {row['engine']:<14} {row['format']:<12} {statistics.median(seconds):>9.2f} {min(seconds):>6.2f} -{max(seconds):>5.2f} "
-            f"{first['seconds']:>11.2f} {highest / 1e6:>8.0f} {highest / result['weights']:>10.2f}  {first['token']}"
+            f"{first['seconds']:>11.2f} {highest / 1e6:>8.0f} {bare / 1e6:>10.0f} {(highest - bare) / result['weights']:>14.2f}  {first['token']}"
         )
     for (engine, form), value in medians.items():
         if engine != OURS and (OURS, form) in medians:

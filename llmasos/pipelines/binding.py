@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -152,6 +153,33 @@ def bind_ops(hub: KernelHub, backend: str, device: str, dtype: DTypeName) -> Bou
     """Bind every op once: the chosen back end's where it has one that passes its check, the reference's otherwise."""
     offered = offered_ops(hub)
     made = prepared_backend(hub, backend, device, dtype)
+    facts = _facts(hub, backend, made)
+    with _one_thread():
+        return _checked(hub, backend, made, facts, offered, device, dtype)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Checks are of small tensors: threads would mostly wait for each other, on a busy machine for seconds."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _checked(
+    hub: KernelHub,
+    backend: str,
+    made: Backend | None,
+    facts: Mapping[str, str],
+    offered: Offered,
+    device: str,
+    dtype: DTypeName,
+) -> BoundOps:
     ops: dict[str, OpCallable] = {}
     providers: dict[str, str] = {}
     refused: dict[str, str] = {}
@@ -189,7 +217,7 @@ def bind_ops(hub: KernelHub, backend: str, device: str, dtype: DTypeName) -> Bou
         refused,
         packer,
         backend=backend,
-        facts=_facts(hub, backend, made),
+        facts=facts,
         warn=hub.warn,
         quantised=dtype in QUANTISED,
     )
