@@ -134,6 +134,7 @@ from llmasos.contracts.tokenizer import (
     TokenizerDef,
     TokenizerFormat,
 )
+from llmasos.contracts.training import TrainingBackend, TrainingKernels, TrainingOps
 from llmasos.errors import (
     AmbiguousName,
     ConfigError,
@@ -284,6 +285,9 @@ __all__ = [
     "TokenizerDef",
     "TokenizerError",
     "TokenizerFormat",
+    "TrainingBackend",
+    "TrainingKernels",
+    "TrainingOps",
     "TreeLM",
     "TreeTile",
     "UnknownName",

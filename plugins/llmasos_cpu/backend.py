@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from llmasos.api import BlockWeight, PackedWeight, StackPlan, StackRunner
+from llmasos.api import BlockWeight, PackedWeight, StackPlan, StackRunner, TrainingKernels
 from llmasos_cpu import onednn, packing
 from llmasos_cpu.allocator import keep_memory
 from llmasos_cpu.library import Absence, library
@@ -68,6 +68,12 @@ class CpuBackend:
         if isinstance(self._native, Absence) or not takes(plan):
             return None
         return compile_stack(self._native, plan, self._kind)
+
+    def training(self, device: str, dtype: str) -> TrainingKernels:
+        """Ops with derivatives."""
+        from llmasos_cpu.training import CpuTrainingKernels
+
+        return CpuTrainingKernels(half=dtype == "bfloat16")
 
     def facts(self) -> Mapping[str, str]:
         """For ``llmasos backend info``."""

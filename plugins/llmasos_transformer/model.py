@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from llmasos.api import (
     AttentionLayout,
@@ -87,6 +88,8 @@ class Stack(nn.Module):
         self.final_norm = make_norm(ops, spec) if spec.norm_at == "pre" else None
         #: The layers as the back end computes them in one call; None: block by block, as above.
         self.runner: StackRunner | None = None
+        #: In training, keep only what enters each layer and compute the layer again for its gradients.
+        self.recompute = False
         #: Numbers of the matrices that the back end has taken.
         self._taken = 0
         # Kept out of the state: frequencies are float32 whatever the model's dtype.
@@ -136,7 +139,10 @@ class Stack(nn.Module):
     def _blocks(self, x: Tensor, shared: Pass) -> Tensor:
         """The layers and the last norm: [N, D] -> [N, D], or [R, D] where rows are wanted."""
         for block in self.blocks:
-            x = block(x, shared)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, shared, use_reentrant=False)
+            else:
+                x = block(x, shared)
         return x if self.final_norm is None else self.final_norm(x)
 
     def plan(self) -> StackPlan:
