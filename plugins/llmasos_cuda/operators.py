@@ -114,6 +114,11 @@ def _head_shapes(x: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape[0], dtype=torch.float32), x.new_empty(x.shape[0], dtype=torch.int64)
 
 
+def _sample_shapes(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    best, logprobs = reversed(_head_shapes(logits))
+    return best, logprobs
+
+
 def _target_shapes(
     x: Tensor, weight: Tensor, bias: Tensor | None, row_of: Tensor, token_of: Tensor, *others: Any
 ) -> Tensor:
@@ -201,6 +206,6 @@ _OPERATORS: tuple[tuple[str, Callable[..., Any], Callable[..., Any]], ...] = (
             "-> (Tensor, Tensor)"
         ),
         sampling.sample,
-        _head_shapes,
+        _sample_shapes,
     ),
 )

@@ -20,7 +20,7 @@ import kernel_grid
 import torch
 from torch import Tensor
 
-from llmasos.api import OP_NAMES, QUANTISED, WEIGHT_OPS, StackPlan
+from llmasos.api import OP_NAMES, QUANTISED, WEIGHT_OPS, AttentionLayout, StackPlan
 from llmasos.pipelines.opcheck import compare, packed, unpacked
 from llmasos.pipelines.stackcheck import reference_stack, sample_passes, sample_plans, stack_difference
 from llmasos_cuda import ops
@@ -108,6 +108,11 @@ def operator_results(thorough: bool) -> dict[str, Any]:
     torch.manual_seed(4)
     x, weight, targets = torch.randn(5, 8), torch.randn(9, 8), torch.tensor([1, 0, -100, 8, 3])
     rows, ones = torch.arange(5), torch.ones(5)
+    q, k = torch.randn(5, 4, 8), torch.randn(90, 2, 8)
+    mask = torch.eye(2, dtype=torch.bool)
+    layout = AttentionLayout((0, 2, 5), (80, 82), True, before=(((0, 70),), ((0, 70),)), visible=(mask, None))
+    plan = ops.plan_of(q, k, layout)
+    places = [number for place in plan.places for number in place]
     cases: dict[str, tuple[Any, ...]] = {
         "norm": (x, weight[0], None, 1e-5, False),
         "add_norm": (x, x.clone(), weight[0], weight[1], 1e-5, True),
@@ -122,6 +127,7 @@ def operator_results(thorough: bool) -> dict[str, Any]:
             torch.randn(6, 1, 8),
             2,
         ),
+        "attend": (q, k, k, plan.tables, places, plan.mask, True, plan.part_rows, plan.rows, plan.few, 0.3),
         "head_sums": (x, weight, None, None, None),
         "target_logprobs": (x, weight, None, rows, rows, rows, torch.rand(5)),
         "sample": (x, ones, 0 * rows.int(), ones, 0 * ones, 0.5 * ones),
