@@ -123,6 +123,7 @@ ARGUMENTS = {
     "eval run": ["quickstart", "--limit", "1"],
     "generate": ["Once"],
     "model info": [],
+    "model quantise": ["--dtype", "int8", "--output", "quantised"],
     "tokenize": ["Once"],
 }
 
