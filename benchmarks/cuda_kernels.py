@@ -116,7 +116,7 @@ def render(table: Table) -> str:
         (
             "Every kernel runs in Triton's interpreter on a grid of shapes, element types and strides (none, one and odd numbers of rows, "
             "rows with gaps, widths around the sizes of blocks), with canaries around what it reads and writes. Errors are the largest "
-            "absolute difference from plain torch in float64, on inputs of unit scale; behind each is its share of what is allowed: the "
+            "absolute difference from plain torch in float64, on inputs of unit scale or a few times that; behind each is its share of what is allowed: the "
             "order of sums in float32, and two roundings of the result in narrower types."
         ),
         "",
