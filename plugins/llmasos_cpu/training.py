@@ -18,9 +18,12 @@ class CpuTrainingKernels:
 
     half: bool
 
+    def __post_init__(self) -> None:
+        operators()  # registered before torch's compiler reads the methods, which cannot do that
+
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x [N, I] @ weight [O, I]ᵀ + bias [O] -> [N, O]."""
-        found: Tensor = operators().linear(x, weight, bias, self.half)
+        found: Tensor = torch.ops.llmasos_cpu.linear(x, weight, bias, self.half)
         return found
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, layout: AttentionLayout, scale: float) -> Tensor:
@@ -64,7 +67,7 @@ class CpuTrainingKernels:
         """Cross-entropy [] of x [N, I] @ weight [V, I]ᵀ + bias [V] with targets [N], with gradients, without all logits."""
         grad = torch.is_grad_enabled()
         wants_weight = grad and (weight.requires_grad or (bias is not None and bias.requires_grad))
-        found: Tensor = operators().linear_cross_entropy(
+        found: Tensor = torch.ops.llmasos_cpu.linear_cross_entropy(
             x,
             weight,
             bias,
