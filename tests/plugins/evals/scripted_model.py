@@ -188,7 +188,9 @@ class ScriptedHub(llmasos.Hub):
         """Greedy, finishing in reverse order, so that an order that is merely hoped for does not hold."""
         assert share_prefixes or batch_size == 1
         # An answer computed alone, or drawn, is computed token by token, and beams do not guess.
-        assert (speculate == "lookup") == (share_prefixes and params.temperature == 0 and params.num_beams == 1)
+        assert (speculate == "lookup") == (
+            share_prefixes and params.temperature == 0 and params.num_beams == 1
+        )
         self.generated.append([tuple(prompt) for prompt in prompts])
         self.params.append(params)
         for index in reversed(range(len(prompts))):
