@@ -261,8 +261,8 @@ def load_model(
 ) -> LoadedModel:
     """Resolve, open and build a causal language model with its tokenizer.
 
-    ``dtype`` is a policy or an element type, see ``DTYPES``; ``auto`` is what the file is in. Raises ModelNotFound, WeightsError, TokenizerError, UnknownName (no architecture plugin), DeviceUnavailable, and
-    UsageError when the model is not a causal language model.
+    ``dtype`` is a policy or an element type, see ``DTYPES``; ``auto`` is what the file is in. Raises ModelNotFound, WeightsError,
+    TokenizerError, UnknownName (no architecture plugin), DeviceUnavailable, and UsageError when the model is not a causal language model.
     """
     _known_dtype(dtype)
     with _uncollected(), opened_model(hub, ref, allow_pickle=allow_pickle) as opened:
