@@ -32,7 +32,8 @@ inline void prefetch_step(const float* b) {
 constexpr int64_t kRun = 128;
 
 // Sums of R rows over V vectors of outputs: one chain of fused multiply-adds per output and run, in the order of the inputs,
-// and runs added in order. Every kernel for fp32 keeps that order, so a row's result is the same in all of them.
+// and runs added in order. Every kernel made of this keeps that order, so a row's result is the same in all of them; tiles
+// (split_amx.cpp) have an order of their own, for any number of rows.
 template <int R, int V>
 inline void fp32_tile(const float* a, const float* b, int64_t words, float* sums, bool resume) {
   Vec sum[R][V];
